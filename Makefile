@@ -1,0 +1,33 @@
+# `make demo` trains the pocket model on a CPU; `make test` runs the tests. Each does all set-up it needs, once.
+PYTHON ?= python3
+V := .venv/bin
+
+.PHONY: demo test check test-slow train-pocket clean
+
+demo: .venv/.ok
+	$(V)/ddpo train --preset demo --out runs/demo
+
+test: .venv/.ok
+	$(V)/python -m pytest -q
+
+check: .venv/.ok
+	$(V)/ruff check .
+	$(V)/mypy
+	$(V)/python -m pytest -q
+
+test-slow: .venv/.ok
+	$(V)/python -m pytest -q -m slow
+
+# Makes the weights of plugins/pocket anew: hours on a CPU.
+train-pocket: .venv/.ok
+	cd plugins/pocket/train && ../../../$(V)/python -m pocket_train
+
+# The stamp is newer than everything that says what to install: a second call installs nothing.
+.venv/.ok: requirements.txt constraints.txt pyproject.toml $(wildcard plugins/*/pyproject.toml)
+	test -x $(V)/python || $(PYTHON) -m venv .venv
+	$(V)/python -m pip install -q --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+clean:
+	rm -rf .venv dist build runs .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The command line: flags, files, progress, reports and exit codes. Every side effect of ddpo is here."""

@@ -1,0 +1,205 @@
+"""A run is a folder, and at any moment a whole one: killed in the middle of a write, it can be resumed.
+
+    config.toml      resolved; `ddpo train --config` takes it back
+    metrics.jsonl    one object an epoch
+    images/          the fixed-seed grid, epoch 0 is before training
+    checkpoints/     epoch-000012/ …: the latest, the best and every so many
+    adapter/         the trained weights in diffusers' format
+    plugins.json     which distribution, version and weights gave each part
+    report.html      to look at
+
+Files appear whole: written beside, flushed to the disk, renamed. An epoch's metrics line is written before
+its checkpoint, so a resumed run drops lines after the checkpoint and writes them again, equal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddpo_core.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    from ddpo_core.checkpoint import RunState
+
+Metrics = dict[str, float]
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that it is either the old one or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.writing")
+    with beside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder outlast a power cut, where the system can open folders."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run, and how they are written and read."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.toml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        return self.root / "adapter"
+
+    @property
+    def plugins(self) -> Path:
+        return self.root / "plugins.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    @classmethod
+    def create(cls, root: Path) -> RunFolder:
+        """A new, empty run. Raises `UsageError` where something is there already."""
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            goes_on = (root / "config.toml").is_file()
+            hint = f"to go on with that run: ddpo train --resume {root}" if goes_on else "take another --out"
+            raise UsageError(f"--out {root} exists and is not empty", hint=hint)
+        root.mkdir(parents=True, exist_ok=True)
+        return cls(root)
+
+    @classmethod
+    def open(cls, root: Path) -> RunFolder:
+        """A run that is there. Raises `UsageError` where there is none."""
+        if not (root / "config.toml").is_file():
+            raise UsageError(
+                f"{root} is not a run: it has no config.toml", hint="give the folder that `ddpo train` wrote (--out)"
+            )
+        return cls(root)
+
+    # metrics
+
+    def append_metrics(self, metrics: Mapping[str, float]) -> None:
+        """One line, on the disk when this returns."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(metrics)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read_metrics(self) -> list[Metrics]:
+        """All whole lines; a last line that was torn by a kill is left out."""
+        if not self.metrics.is_file():
+            return []
+        return [json.loads(line) for line in self.metrics.read_bytes().split(b"\n")[:-1] if line]
+
+    def truncate_metrics(self, epoch: int) -> None:
+        """Drop every line after `epoch`, and a torn one."""
+        kept = [json.dumps(line) + "\n" for line in self.read_metrics() if line["epoch"] <= epoch]
+        write_atomic(self.metrics, "".join(kept).encode())
+
+    # checkpoints
+
+    def checkpoint(self, epoch: int) -> Path:
+        """Where an epoch's checkpoint is or would be."""
+        return self.checkpoints / f"epoch-{epoch:06d}"
+
+    def checkpoint_epochs(self) -> list[int]:
+        """The epochs that have a whole checkpoint, in order."""
+        if not self.checkpoints.is_dir():
+            return []
+        found = (re.fullmatch(r"epoch-(\d+)", entry.name) for entry in self.checkpoints.iterdir())
+        return sorted(int(match[1]) for match in found if match)
+
+    def save_checkpoint(self, state: RunState, save: Callable[[Path, RunState], None]) -> None:
+        """Write a checkpoint, whole or not at all (`save` is `ddpo_core.checkpoint.save`)."""
+        self.checkpoints.mkdir(exist_ok=True)
+        save(self.checkpoint(state.epoch), state)
+        sync_folder(self.checkpoints)
+
+    def latest_checkpoint(self) -> int | None:
+        """The last epoch that was saved."""
+        return max(self.checkpoint_epochs(), default=None)
+
+    def prune_checkpoints(self, weights: Mapping[str, float], keep_every: int) -> None:
+        """Keep the latest, the best, and every `keep_every`-th; drop what a kill left half-written."""
+        epochs = self.checkpoint_epochs()
+        kept = {max(epochs, default=0), best_epoch(self.read_metrics(), epochs, weights)}
+        for epoch in epochs:
+            if epoch not in kept and not (keep_every and epoch % keep_every == 0):
+                shutil.rmtree(self.checkpoint(epoch))
+        for entry in self.checkpoints.glob("*"):
+            if not re.fullmatch(r"epoch-\d+", entry.name) and entry.is_dir():
+                shutil.rmtree(entry)
+
+    def publish_adapter(self, export: Callable[[Path], None]) -> None:
+        """Replace the adapter file by file: whoever loads it meanwhile finds whole files."""
+        beside = self.root / ".adapter.writing"
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        export(beside)
+        for file in sorted(path for path in beside.rglob("*") if path.is_file()):
+            target = self.adapter / file.relative_to(beside)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(target)
+        shutil.rmtree(beside)
+
+    # plugins.json
+
+    def write_json(self, path: Path, record: Any) -> None:
+        """A record, indented, atomically."""
+        write_atomic(path, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def read_json(self, path: Path) -> Any:
+        """A record that `write_json` wrote. Raises `CheckpointError` where it is not there or not whole."""
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def improvement(metrics: Metrics, first: Metrics, weights: Mapping[str, float]) -> float:
+    """Weighted rise of the rewards over epoch 1, each in standard errors of epoch 1: comparable over units."""
+    rise = 0.0
+    for label, weight in weights.items():
+        spread = first.get(f"reward/{label}/stderr", 0.0) or 1.0
+        rise += weight * (metrics[f"reward/{label}/mean"] - first[f"reward/{label}/mean"]) / spread
+    return rise
+
+
+def best_epoch(history: list[Metrics], epochs: list[int], weights: Mapping[str, float]) -> int | None:
+    """Which of these epochs scored highest; None where there is nothing to compare."""
+    candidates = [line for line in history if int(line["epoch"]) in epochs]
+    if not candidates:
+        return None
+    return int(max(candidates, key=lambda line: improvement(line, history[0], weights))["epoch"])

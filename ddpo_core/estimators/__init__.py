@@ -1,0 +1,1 @@
+"""Estimators: which formula, on which minibatches. One family per file."""

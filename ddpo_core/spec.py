@@ -1,0 +1,258 @@
+"""The one grammar for rewards, samplers, estimators, models and prompt sets; the same in shells and files.
+
+    spec  := NAME [":" WEIGHT] ("," KEY "=" VALUE)*
+    NAME  := [distribution "/"] name
+    VALUE := JSON where it starts with '"', '[' or '{', else bare text up to the next comma
+
+    aesthetic:0.5      jpeg:-1,quality=80,as=small      ddpo-reward-jpeg/jpeg      ddim,eta=0.5
+
+No character here means anything to a shell, as long as no JSON is used. `parse(str(spec)) == spec`.
+
+What a name or an option means is not known here: `discovery` looks names up and checks options.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, cast, get_args
+
+from ddpo_core.errors import SpecError, UsageError
+
+Value = bool | int | float | str | list[object] | dict[str, object]
+OnError = Literal["raise", "drop", "impute"]
+RESERVED = ("as", "via", "on_error")  # keys that no option may be named after
+
+_NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*")
+_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_INT = re.compile(r"-?(0|[1-9][0-9]*)")
+_FLOAT = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[+-][0-9]+)?")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One parsed spec. `str()` gives the canonical text, from which `parse` makes an equal one."""
+
+    name: str  # as typed: a name, an alias, or distribution/name
+    weight: float = 1.0
+    options: Mapping[str, Value] = field(default_factory=dict)
+    label: str = ""  # what metrics are called; the bare name unless `as=` says otherwise
+    on_error: OnError = "raise"  # rewards only: what a failed score does to the run
+    text: str = field(default="", compare=False, repr=False)  # as typed, for carets
+
+    def __post_init__(self) -> None:
+        if not self.label:
+            object.__setattr__(self, "label", self.bare_name)
+
+    @property
+    def bare_name(self) -> str:
+        """The name without its distribution."""
+        return self.name.rpartition("/")[2]
+
+    def __str__(self) -> str:
+        head = self.name if self.weight == 1.0 else f"{self.name}:{_number_text(self.weight)}"
+        pairs = {key: _value_text(value) for key, value in self.options.items()}
+        if self.on_error != "raise":
+            pairs["on_error"] = self.on_error
+        if self.label != self.bare_name:
+            pairs["as"] = self.label
+        return ",".join([head, *(f"{key}={value}" for key, value in pairs.items())])
+
+    def error(self, message: str, *, key: str = "", hint: str = "") -> SpecError:
+        """A `SpecError` with its caret under an option's value, or under the name where no key is given."""
+        text, position = self.locate(key)
+        return SpecError(message, spec=text, position=position, hint=hint)
+
+    def locate(self, key: str = "", *, value: bool = True) -> tuple[str, int]:
+        """The text of the spec, and where in it an option's value (or its key) begins."""
+        text = self.text or str(self)
+        if key:
+            for pair in _pairs(text):
+                if pair.key == key:
+                    return text, pair.value_at if value else pair.key_at
+        return text, 0
+
+
+def parse(text: str, *, weighted: bool = False) -> Spec:
+    """Read one spec. Only a reward is `weighted`: it may have a weight and `on_error`.
+
+    Raises `SpecError` with a caret under the first character that is wrong.
+    """
+    text = text.strip()
+    head = text.split(",", 1)[0]
+    name, colon, weight_text = head.partition(":")
+    _check_name(text, name)
+    weight = 1.0
+    if colon:
+        at = len(name) + 1
+        if not weighted:
+            raise SpecError("only a reward has a weight", spec=text, position=at - 1)
+        weight = _weight(text, weight_text, at)
+    options: dict[str, Value] = {}
+    label, on_error = "", "raise"
+    seen: set[str] = set()
+    for pair in _pairs(text):
+        if pair.key in seen:
+            raise SpecError(f"'{pair.key}' is given twice", spec=text, position=pair.key_at)
+        seen.add(pair.key)
+        if pair.key == "as":
+            label = _label(text, pair)
+        elif pair.key == "via":
+            raise SpecError(
+                "via= (a reward in another environment or behind a server) comes in a later version",
+                spec=text,
+                position=pair.key_at,
+                hint="install the reward in this environment, and leave via= out",
+            )
+        elif pair.key == "on_error":
+            on_error = _on_error(text, pair, weighted)
+        else:
+            options[pair.key] = pair.value
+    return Spec(name, weight, options, label, cast(OnError, on_error), text)
+
+
+def parse_all(texts: Iterable[str], *, weighted: bool = False) -> list[Spec]:
+    """Read several specs. Raises `SpecError`, or `UsageError` where two would carry one label."""
+    specs: dict[str, Spec] = {}
+    for text in texts:
+        spec = parse(text, weighted=weighted)
+        if spec.label in specs:
+            first = specs[spec.label]
+            raise UsageError(
+                f"two specs are both labelled '{spec.label}': {first.text} and {spec.text}",
+                hint=f"name one of them: {spec.text},as={spec.label}-2",
+            )
+        specs[spec.label] = spec
+    return list(specs.values())
+
+
+class _Pair(NamedTuple):
+    key: str
+    key_at: int
+    value: Value
+    value_at: int
+
+
+def _pairs(text: str) -> Iterator[_Pair]:
+    """The KEY=VALUE pairs behind the first comma, with where each begins."""
+    at = text.find(",")
+    while 0 <= at < len(text):
+        key_at = _skip_spaces(text, at + 1)
+        key = _KEY.match(text, key_at)
+        if not key:
+            raise SpecError("expected KEY=VALUE after the comma", spec=text, position=key_at)
+        equals = _skip_spaces(text, key.end())
+        if text[equals : equals + 1] != "=":
+            raise SpecError(f"expected '=' and a value after '{key[0]}'", spec=text, position=equals)
+        value_at = _skip_spaces(text, equals + 1)
+        value, at = _value(text, value_at, key[0])
+        yield _Pair(key[0].replace("-", "_"), key_at, value, value_at)
+
+
+def _value(text: str, at: int, key: str) -> tuple[Value, int]:
+    """The value that begins at `at`, and the index of the comma behind it, or of the end."""
+    if text[at : at + 1] in ('"', "[", "{"):
+        try:
+            value, end = json.JSONDecoder().raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            message = f"'{key}' is not valid JSON: {error.msg}"
+            raise SpecError(message, spec=text, position=error.pos) from None
+        end = _skip_spaces(text, end)
+        if end < len(text) and text[end] != ",":
+            raise SpecError(f"expected a comma after the value of '{key}'", spec=text, position=end)
+        return value, end
+    end = text.find(",", at)
+    end = len(text) if end < 0 else end
+    bare = text[at:end].strip()
+    if not bare:
+        raise SpecError(f"'{key}' has no value (an empty text is {key}=\"\")", spec=text, position=at)
+    return _bare_value(bare), end
+
+
+def _bare_value(bare: str) -> Value:
+    """true, false, a number or a text; a number only where its spelling survives.
+
+    Commit hashes such as 0012 or 12e4567, and versions such as 1.10, would come back as something else.
+    They stay texts here, and become numbers where an option is declared to be one.
+    """
+    if bare in ("true", "false"):
+        return bare == "true"
+    if _INT.fullmatch(bare) and str(int(bare)) == bare:
+        return int(bare)
+    if _FLOAT.fullmatch(bare):
+        number = float(bare)
+        if math.isfinite(number) and ("e" in bare or repr(number) == bare):
+            return number
+    return bare
+
+
+def _value_text(value: Value) -> str:
+    """The shortest text that reads back as this value."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    plain = isinstance(value, str) and value == value.strip() and value[:1] not in ("", '"', "[", "{")
+    if plain and isinstance(value, str) and "," not in value and _bare_value(value) == value:
+        return value
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _number_text(number: float) -> str:
+    return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
+
+
+def _check_name(text: str, name: str) -> None:
+    found = _NAME.match(text)
+    end = found.end() if found else 0
+    if not name:
+        raise SpecError("a spec begins with a name, as in jpeg:0.5,quality=80", spec=text, position=0)
+    if end < len(name):
+        raise SpecError(
+            f"a name holds letters, digits, '-', '.' and '_'; got {text[end]!r}", spec=text, position=end
+        )
+
+
+def _weight(text: str, weight_text: str, at: int) -> float:
+    try:
+        weight = float(weight_text)
+    except ValueError:
+        got = f"got '{weight_text}'" if weight_text else "got nothing"
+        raise SpecError(f"the weight must be a number; {got}", spec=text, position=at) from None
+    if weight == 0:
+        raise SpecError(
+            "weight 0 trains on nothing",
+            spec=text,
+            position=at,
+            hint=f"leave it out, or score it without training on it: --watch {text.partition(':')[0]}",
+        )
+    if not math.isfinite(weight):
+        raise SpecError(f"the weight must be finite; got {weight_text}", spec=text, position=at)
+    return weight
+
+
+def _label(text: str, pair: _Pair) -> str:
+    label = pair.value if isinstance(pair.value, str) else _value_text(pair.value)
+    if not _LABEL.fullmatch(label):
+        message = f"a label holds letters, digits, '-', '.' and '_'; got {label!r}"
+        raise SpecError(message, spec=text, position=pair.value_at)
+    return label
+
+
+def _on_error(text: str, pair: _Pair, weighted: bool) -> str:
+    if not weighted:
+        raise SpecError("only a reward has on_error", spec=text, position=pair.key_at)
+    if pair.value not in get_args(OnError):
+        message = f"on_error must be raise, drop or impute; got {pair.value}"
+        raise SpecError(message, spec=text, position=pair.value_at)
+    return str(pair.value)
+
+
+def _skip_spaces(text: str, at: int) -> int:
+    while at < len(text) and text[at] == " ":
+        at += 1
+    return at

@@ -1,0 +1,99 @@
+"""What flows through a run, with shapes.
+
+B samples · T denoising steps · C, H, W of a picture · c, h, w of its latents · b elements of a minibatch
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+# Everything the network wants to know of B prompts: name → tensor [B, …], such as prompt_embeds [B, S, E].
+Conditioning = dict[str, "Tensor"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A caption, and whatever its source knew besides it (objects, a count, …)."""
+
+    text: str
+    metadata: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """T denoising steps as a sampler walks them: x_{t+1} = latents_coef·x_t + noise_coef·ε + std·z.
+
+    The standard deviation is 0 where a step is deterministic; such steps carry no log-prob.
+    """
+
+    timesteps: Tensor  # [T] int64, the numbers the network is told
+    latents_coef: Tensor  # [T] float32
+    noise_coef: Tensor  # [T] float32
+    std: Tensor  # [T] float32, ≥ 0
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def rated(self) -> list[int]:
+        """The steps with σ > 0: those that have a log-prob."""
+        return [int(t) for t in self.std.nonzero().flatten()]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One batch of denoising runs, kept on the host."""
+
+    prompts: Sequence[Prompt]  # B
+    conditioning: Conditioning  # [B, …] each
+    latents: Tensor  # [B, T + 1, c, h, w] in the dtype they were rated in; [:, 0] is noise, [:, T] is finished
+    log_probs: Tensor  # [B, T] nats per latent element, under the weights that sampled; 0 where σ = 0
+    images: Tensor  # [B, 3, H, W] float32 in [0, 1]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one reward said of B images."""
+
+    values: np.ndarray  # [B] float64; NaN only where a failure was dropped by policy
+    details: Sequence[Mapping[str, object]] = ()  # B records to show (a caption, boxes), or none
+    failures: int = 0  # samples that were dropped or imputed
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A round of trajectories of one process, with what they earned: what an estimator is given."""
+
+    trajectory: Trajectory  # B samples of this process
+    advantages: Tensor  # [B] float32; 0 for a sample whose reward was dropped
+    rewards: Mapping[str, np.ndarray]  # label → [B], as scored
+    seeds: Sequence[int]  # B, each sample's own seed
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """b (sample, step) pairs: one forward and one backward pass of the network."""
+
+    latents: Tensor  # [b, c, h, w] at the step
+    next_latents: Tensor  # [b, c, h, w] one step on
+    steps: Tensor  # [b] int64, index into the schedule
+    conditioning: Conditioning  # [b, …]
+    old_log_prob: Tensor  # [b]
+    advantage: Tensor  # [b]
+    weight: float  # this minibatch's part of its update's loss; the parts of one update sum to 1
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A minibatch's loss, and what there is to know about it."""
+
+    value: Tensor  # scalar, with a gradient
+    diagnostics: Mapping[str, Tensor]  # scalars without gradient, averaged into the epoch's metrics

@@ -1,0 +1,1 @@
+"""How the pocket model is made: collect drawings, render, train, evaluate. Not part of the wheel."""
