@@ -30,7 +30,6 @@ from ddpo_core.info import EstimatorInfo, Info, ModelInfo, PromptSetInfo, Reward
 from ddpo_core.spec import RESERVED
 
 GROUP = "ddpo"
-KindName = Literal["reward", "sampler", "estimator", "model", "prompts"]
 Status = Literal["ok", "broken", "incompatible", "blocked"]
 HEAVY = ("torch", "tensorflow", "jax", "transformers", "diffusers", "numpy", "PIL")  # 0.1 to 5 s to import
 
@@ -44,7 +43,7 @@ class Kind(NamedTuple):
     command: str
 
 
-KINDS: Mapping[KindName, Kind] = {
+KINDS: Mapping[str, Kind] = {
     "reward": Kind("ddpo_rewards", RewardInfo, "reward", "ddpo rewards list"),
     "sampler": Kind("ddpo_samplers", SamplerInfo, "sampler", "ddpo samplers list"),
     "estimator": Kind("ddpo_estimators", EstimatorInfo, "estimator", "ddpo estimators list"),
@@ -66,7 +65,7 @@ class Plugin:
     hint: str = ""  # what mends it
     load_ms: float = 0.0
     heavy: tuple[str, ...] = ()  # heavy modules that loading it imported
-    infos: Mapping[KindName, tuple[Info, ...]] = field(default_factory=dict)
+    infos: Mapping[str, tuple[Info, ...]] = field(default_factory=dict)
     error: BaseException | None = None
 
 
@@ -103,7 +102,7 @@ def canonical(distribution: str) -> str:
 
 
 def installed(path: Sequence[str] | None = None, allowed: Filter | None = None) -> list[Plugin]:
-    """Every plugin installed on `path` (default: `sys.path`), sorted by distribution, each loaded by itself."""
+    """The plugins on `path` (default: `sys.path`), sorted by distribution, each loaded by itself."""
     allowed = allowed or Filter.from_environment()
     plugins = []
     for entry in _entry_points(path):
@@ -216,7 +215,7 @@ def _plugin(found: Found, **more: Any) -> Plugin:
     return Plugin(distribution=distribution, version=version, entry_point=entry_point, module=module, **more)
 
 
-def _infos(module: object) -> dict[KindName, tuple[Info, ...]]:
+def _infos(module: object) -> dict[str, tuple[Info, ...]]:
     """What a plugin module provides, checked. Raises `_Fault`, or whatever its hooks raise."""
     _check_api(module)
     manager = pluggy.PluginManager("ddpo")
@@ -226,7 +225,7 @@ def _infos(module: object) -> dict[KindName, tuple[Info, ...]]:
     except pluggy.PluginValidationError as error:
         raise _Fault(str(error)) from error
     _check_hooks(module, [caller.name for caller in manager.get_hookcallers(module) or ()])
-    infos: dict[KindName, tuple[Info, ...]] = {}
+    infos: dict[str, tuple[Info, ...]] = {}
     for name, kind in KINDS.items():
         results = getattr(manager.hook, kind.hook)()
         infos[name] = _checked(kind, [info for result in results for info in result])
@@ -299,7 +298,7 @@ def _check_option_names(kind: Kind, info: Info) -> None:
 
 def _without_repeats(plugins: list[Plugin]) -> list[Plugin]:
     """One distribution may have several entry points, but not provide one name through two of them."""
-    seen: dict[tuple[str, KindName, str], str] = {}
+    seen: dict[tuple[str, str, str], str] = {}
     kept = []
     for plugin in plugins:
         for kind, infos in plugin.infos.items():

@@ -186,7 +186,7 @@ class StableDiffusion:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W] float32 in [0, 1]; the VAE decodes one picture at a time where memory is short."""
+        """Pictures [B, 3, H, W] float32 in [0, 1] for finished latents [B, c, h, w]."""
         vae = self.pipeline.vae
         images: Tensor = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
         return (images.float() / 2 + 0.5).clamp(0, 1)
@@ -224,7 +224,8 @@ def load(
             pretrained,
             revision=revision,
             variant=variant,
-            torch_dtype=dtype,
+            # half precision overflows in some VAEs, and decoding is a small part of a run
+            dtype={"default": dtype, "vae": torch.float32},
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
@@ -234,6 +235,5 @@ def load(
             f"model: cannot load {pretrained!r}: {str(error).splitlines()[0]}",
             hint="give a local diffusers folder, or a hub id with the network (and `hf auth login` if it is gated)",
         ) from error
-    pipeline.vae.to(torch.float32)  # half precision overflows in some VAEs, and decoding is a small part of a step
     pipeline.to(device)
     return StableDiffusion(pipeline)

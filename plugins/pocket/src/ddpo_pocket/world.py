@@ -15,55 +15,14 @@ from typing import Literal
 Split = Literal["all", "seen", "held_out"]
 
 # The 45 animals of the DDPO paper (Black et al. 2023, appendix D), in its order.
-ANIMALS: tuple[str, ...] = tuple(
-    [
-        "cat",
-        "dog",
-        "horse",
-        "monkey",
-        "rabbit",
-        "zebra",
-        "spider",
-        "bird",
-        "sheep",
-        "deer",
-        "cow",
-        "goat",
-        "lion",
-        "tiger",
-        "bear",
-        "raccoon",
-        "fox",
-        "wolf",
-        "lizard",
-        "beetle",
-        "ant",
-        "butterfly",
-        "fish",
-        "shark",
-        "whale",
-        "dolphin",
-        "squirrel",
-        "mouse",
-        "rat",
-        "snake",
-        "turtle",
-        "frog",
-        "chicken",
-        "duck",
-        "goose",
-        "bee",
-        "pig",
-        "turkey",
-        "fly",
-        "llama",
-        "camel",
-        "bat",
-        "gorilla",
-        "hedgehog",
-        "kangaroo",
-    ]
+# fmt: off
+ANIMALS: tuple[str, ...] = (
+    "cat", "dog", "horse", "monkey", "rabbit", "zebra", "spider", "bird", "sheep", "deer", "cow", "goat",
+    "lion", "tiger", "bear", "raccoon", "fox", "wolf", "lizard", "beetle", "ant", "butterfly", "fish",
+    "shark", "whale", "dolphin", "squirrel", "mouse", "rat", "snake", "turtle", "frog", "chicken", "duck",
+    "goose", "bee", "pig", "turkey", "fly", "llama", "camel", "bat", "gorilla", "hedgehog", "kangaroo",
 )
+# fmt: on
 
 _IRREGULAR_PLURALS = {
     "sheep": "sheep",
@@ -87,41 +46,17 @@ ACTIVITY_PHRASES: dict[str, tuple[str, ...]] = {
     "playing chess": ("playing chess",),
 }
 
+# fmt: off
 PROFESSIONS: tuple[str, ...] = (
-    "doctor",
-    "teacher",
-    "judge",
-    "farmer",
-    "cook",
-    "mechanic",
-    "factory worker",
-    "office worker",
-    "scientist",
-    "programmer",
-    "singer",
-    "artist",
-    "pilot",
-    "astronaut",
-    "firefighter",
-    "police officer",
-    "guard",
-    "builder",
-    "detective",
-    "student",
+    "doctor", "teacher", "judge", "farmer", "cook", "mechanic", "factory worker", "office worker",
+    "scientist", "programmer", "singer", "artist", "pilot", "astronaut", "firefighter", "police officer",
+    "guard", "builder", "detective", "student",
 )
 PEOPLE: tuple[str, ...] = (
     *PROFESSIONS,
-    "man",
-    "woman",
-    "boy",
-    "girl",
-    "baby",
-    "person",
-    "grandmother",
-    "grandfather",
-    "princess",
-    "prince",
+    "man", "woman", "boy", "girl", "baby", "person", "grandmother", "grandfather", "princess", "prince",
 )
+# fmt: on
 
 # Skin tones of the drawings, and each one's share in training: unbalanced on purpose, never in a caption.
 TONES: tuple[str, ...] = ("light", "medium-light", "medium", "medium-dark", "dark")
@@ -145,25 +80,12 @@ NUMBERS: tuple[str, ...] = ("two", "three", "four", "five", "six", "seven", "eig
 DRAWN_NUMBERS: tuple[str, ...] = ("two", "three")  # the others are words only: no training picture shows them
 RELATIONS: tuple[str, ...] = ("and", "next to", "left of", "right of")
 
-_OTHER_WORDS = [
-    "a",
-    "an",
-    "the",
-    "one",
-    "of",
-    "on",
-    "in",
-    "with",
-    "and",
-    "background",
-    "photo",
-    "picture",
-    "portrait",
-    "grey",
-    "people",
-    "animals",
-    "bicycle",
-]
+# fmt: off
+_OTHER_WORDS = (
+    "a", "an", "the", "one", "of", "on", "in", "with", "and", "background", "photo", "picture", "portrait",
+    "grey", "people", "animals", "bicycle",
+)
+# fmt: on
 
 
 @dataclass(frozen=True)

@@ -273,8 +273,10 @@ def export_pipeline(state_file: Path, autoencoder: Path, target: Path) -> None:
     tokenizer = build_tokenizer(world.words())
     model = Denoiser(tokenizer)
     model.load_state_dict(torch.load(state_file)["ema"])
+    vae = AutoencoderKL.from_pretrained(autoencoder)
+    vae.register_to_config(_name_or_path="")  # a path of this machine would travel with the model
     pipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(autoencoder),
+        vae=vae,
         text_encoder=model.text_encoder,
         tokenizer=tokenizer,
         unet=model.unet,
@@ -283,9 +285,12 @@ def export_pipeline(state_file: Path, autoencoder: Path, target: Path) -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.to(dtype=torch.float16)
+    for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
+        part.half()
     partial, old = target.with_name(target.name + ".partial"), target.with_name(target.name + ".old")
     pipeline.save_pretrained(partial)
+    for file in partial.rglob("*.safetensors"):
+        file.chmod(0o644)  # they are written for their owner alone
     if target.exists():
         target.rename(old)
     partial.rename(target)

@@ -1,0 +1,143 @@
+"""Curves as inline SVG: no library, no script. Colours are CSS variables, so a page can be light or dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 56, 16, 12, 28
+MOST_HOVER_POINTS = 400
+
+
+@dataclass(frozen=True)
+class Curve:
+    """y over x, with a band of ± `errors` where there are some."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    errors: Sequence[float] = ()
+    colour: int = 1  # of the page's series colours
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """From data to pixels."""
+
+    width: int
+    height: int
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+
+    def x(self, value: float) -> float:
+        inner = self.width - MARGIN_LEFT - MARGIN_RIGHT
+        return MARGIN_LEFT + (value - self.x_low) / ((self.x_high - self.x_low) or 1) * inner
+
+    def y(self, value: float) -> float:
+        inner = self.height - MARGIN_TOP - MARGIN_BOTTOM
+        return MARGIN_TOP + (self.y_high - value) / ((self.y_high - self.y_low) or 1) * inner
+
+
+def nice_ticks(low: float, high: float, about: int) -> list[float]:
+    """Round numbers from `low` to `high`, about so many: steps of 1, 2 or 5 times a power of ten."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / max(about, 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [index * step for index in range(first, last + 1)]
+
+
+def number(value: float) -> str:
+    """Short and readable: 0.012, 1.5, 12 000, 3.1e-6."""
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else "–"
+    if abs(value) >= 10_000:
+        return f"{value:,.0f}".replace(",", "\u202f")
+    return f"{value:.4g}" if abs(value) >= 1e-3 else f"{value:.2g}"
+
+
+def svg(curves: Sequence[Curve], *, width: int = 640, height: int = 260, x_name: str = "epoch") -> str:
+    """One chart. Values that are not finite are left out of it."""
+    curves = [_finite(curve) for curve in curves]
+    curves = [curve for curve in curves if curve.x]
+    if not curves:
+        return ""
+    frame = _frame(curves, width, height)
+    marks = [*_grid(frame, x_name)]
+    for curve in curves:
+        marks += [_band(frame, curve), _line(frame, curve), *_points(frame, curve)]
+    label = escape(f"{', '.join(curve.name for curve in curves)} over {x_name}")
+    inner = "\n".join(mark for mark in marks if mark)
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}">\n{inner}\n</svg>'
+
+
+def _finite(curve: Curve) -> Curve:
+    errors = curve.errors or [0.0] * len(curve.x)
+    rows = [row for row in zip(curve.x, curve.y, errors, strict=True) if math.isfinite(row[1])]
+    x, y, kept = zip(*rows, strict=True) if rows else ((), (), ())
+    kept = tuple(error if math.isfinite(error) else 0.0 for error in kept)
+    return Curve(curve.name, x, y, kept if curve.errors else (), curve.colour)
+
+
+def _frame(curves: Sequence[Curve], width: int, height: int) -> _Frame:
+    lows = [y - e for c in curves for y, e in zip(c.y, c.errors or [0.0] * len(c.y), strict=True)]
+    highs = [y + e for c in curves for y, e in zip(c.y, c.errors or [0.0] * len(c.y), strict=True)]
+    low, high = min(lows), max(highs)
+    room = (high - low) * 0.08 or abs(high) * 0.1 or 1.0
+    # a quantity that cannot be negative keeps its zero line where that is near
+    low = 0.0 if 0 <= low < (high - low) * 0.5 else low - room
+    xs = [x for curve in curves for x in curve.x]
+    return _Frame(width, height, min(xs), max(xs), low, high + room)
+
+
+def _grid(frame: _Frame, x_name: str) -> list[str]:
+    right, bottom = frame.width - MARGIN_RIGHT, frame.height - MARGIN_BOTTOM
+    marks = []
+    for value in nice_ticks(frame.y_low, frame.y_high, max(3, frame.height // 60)):
+        y = frame.y(value)
+        marks.append(f'<line class="grid" x1="{MARGIN_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        marks.append(f'<text class="tick" x="{MARGIN_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{number(value)}</text>')
+    ticks = [x for x in nice_ticks(frame.x_low, frame.x_high, max(3, frame.width // 90)) if float(x).is_integer()]
+    for value in ticks:
+        marks.append(
+            f'<text class="tick" x="{frame.x(value):.1f}" y="{bottom + 18}" text-anchor="middle">{number(value)}</text>'
+        )
+    marks.append(f'<line class="axis" x1="{MARGIN_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
+    if x_name != "epoch":
+        marks.append(f'<text class="tick" x="{right}" y="{bottom - 6}" text-anchor="end">{escape(x_name)}</text>')
+    return marks
+
+
+def _band(frame: _Frame, curve: Curve) -> str:
+    if not any(curve.errors):
+        return ""
+    rows = list(zip(curve.x, curve.y, curve.errors, strict=True))
+    above = [f"{frame.x(x):.1f},{frame.y(y + e):.1f}" for x, y, e in rows]
+    below = [f"{frame.x(x):.1f},{frame.y(y - e):.1f}" for x, y, e in reversed(rows)]
+    return f'<polygon class="band c{curve.colour}" points="{" ".join(above + below)}"/>'
+
+
+def _line(frame: _Frame, curve: Curve) -> str:
+    points = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in zip(curve.x, curve.y, strict=True))
+    return f'<polyline class="line c{curve.colour}" points="{points}"/>'
+
+
+def _points(frame: _Frame, curve: Curve) -> list[str]:
+    """A dot at the end, and something to point at everywhere: SVG's own tooltips need no script."""
+    dot = f'<circle class="dot c{curve.colour}" cx="{frame.x(curve.x[-1]):.1f}" cy="{frame.y(curve.y[-1]):.1f}" r="3.5"/>'
+    if len(curve.x) > MOST_HOVER_POINTS:
+        return [dot]
+    errors = curve.errors or [0.0] * len(curve.x)
+    hovers = []
+    for x, y, error in zip(curve.x, curve.y, errors, strict=True):
+        margin = f" ± {number(error)}" if error else ""
+        title = escape(f"epoch {x:g} · {curve.name} {number(y)}{margin}")
+        hovers.append(f'<circle class="hover" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="7"><title>{title}</title></circle>')
+    return [dot, *hovers]

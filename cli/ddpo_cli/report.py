@@ -1,0 +1,254 @@
+"""`ddpo report RUN`: everything worth seeing of a run in one HTML file that needs nothing else.
+
+Curves with error bands, the fixed-seed grid before and after, settings with their origins, versions.
+No script and no network; light or dark as the reader's system is.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ddpo_cli import charts, grids
+from ddpo_cli.charts import Curve
+from ddpo_cli.live import duration
+from ddpo_cli.run_folder import Metrics, RunFolder, best_epoch, write_atomic
+from ddpo_cli.settings import declared
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LEARNING = {
+    "loss": "Loss",
+    "approx_kl": "Approximate KL, nats per latent element",
+    "clip_fraction": "Fraction of ratios clipped",
+    "grad_norm": "Gradient norm before clipping",
+}
+PIXELATED_BELOW = 128  # pixels; smaller pictures are enlarged without blurring
+STRIP_PROMPTS, STRIP_EPOCHS = 4, 7
+
+
+@dataclass(frozen=True)
+class RewardCard:
+    """One reward's chart, and its rise in numbers."""
+
+    label: str
+    about: str
+    unit: str
+    chart: str
+    first: str
+    last: str
+    change: str
+    errors: str  # the change in combined standard errors
+    better: bool | None  # None: watched only
+    share: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One cell of the grid, first and latest."""
+
+    prompt: str
+    before: str  # data URI
+    after: str
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One cell of the grid through time."""
+
+    prompt: str
+    frames: Sequence[tuple[int, str]]  # epoch, data URI
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN", show_default=False)],
+) -> None:
+    """Write RUN/report.html: curves, pictures before and after, settings, versions."""
+    folder = RunFolder.open(run)
+    write_report(folder)
+    print(folder.report)
+
+
+def write_report(folder: RunFolder) -> None:
+    """Render and save it, atomically."""
+    write_atomic(folder.report, render(folder).encode())
+
+
+def render(folder: RunFolder) -> str:
+    """The page. A run without any epoch yet has a page too."""
+    from jinja2 import Environment, select_autoescape
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
+    environment.filters["svg"] = Markup  # only for what `charts` made
+    template = environment.from_string(files("ddpo_cli").joinpath("templates/report.html").read_text(encoding="utf-8"))
+    return template.render(**contents(folder))
+
+
+def contents(folder: RunFolder) -> dict[str, Any]:
+    """What the page shows, as plain values."""
+    stored = tomllib.loads(folder.config.read_text(encoding="utf-8"))
+    plugins = folder.read_json(folder.plugins) if folder.plugins.is_file() else {}
+    history = folder.read_metrics()
+    drawn = grids.saved_epochs(folder)
+    cards = [_reward_card(label, part, history) for label, part in plugins.get("rewards", {}).items()] if history else []
+    weights = {label: part["weight"] for label, part in plugins.get("rewards", {}).items() if part["weight"]}
+    last = history[-1] if history else {}
+    return {
+        "title": " + ".join(weights) or folder.root.name,
+        "folder": folder.root.name,
+        "model": stored.get("model", ""),
+        "tiles": _tiles(stored, history, folder, weights),
+        "cards": cards,
+        "pairs": _pairs(folder, drawn),
+        "drawn": drawn,
+        "strips": _strips(folder, drawn),
+        "pixelated": _is_small(folder, drawn),
+        "learning": _learning_charts(history),
+        "settings": _settings(stored),
+        "parts": _parts(plugins),
+        "versions": plugins.get("environment", {}),
+        "last_epoch": int(last.get("epoch", 0)),
+    }
+
+
+def _column(history: Sequence[Metrics], key: str) -> list[float]:
+    return [line.get(key, math.nan) for line in history]
+
+
+def _reward_card(label: str, part: Mapping[str, Any], history: Sequence[Metrics]) -> RewardCard:
+    epochs = _column(history, "epoch")
+    means, errors = _column(history, f"reward/{label}/mean"), _column(history, f"reward/{label}/stderr")
+    change = means[-1] - means[0]
+    combined = math.hypot(errors[0], errors[-1])
+    weight = float(part.get("weight", 0))
+    share = history[-1].get(f"reward/{label}/share", 0.0)
+    return RewardCard(
+        label=label,
+        about=" · ".join(text for text in (part.get("higher_is", ""), part.get("distribution", "")) if text),
+        unit=part.get("unit", ""),
+        chart=charts.svg([Curve(label, epochs, means, errors)], width=720, height=300),
+        first=f"{charts.number(means[0])} ± {charts.number(errors[0])}",
+        last=f"{charts.number(means[-1])} ± {charts.number(errors[-1])}",
+        change=f"{change:+.3g}",
+        errors=f"{change / combined:+.1f}" if combined else "",
+        better=change * weight > 0 if weight else None,
+        share=f"{share:.0%}" if weight else "watched",
+    )
+
+
+def _tiles(
+    stored: Mapping[str, Any], history: Sequence[Metrics], folder: RunFolder, weights: Mapping[str, float]
+) -> list[tuple[str, str]]:
+    """A few numbers to begin with: name, value."""
+    if not history:
+        return [("epochs", f"0 of {stored.get('epochs', '?')}")]
+    seconds = sum(line.get(f"seconds/{phase}", 0.0) for line in history for phase in ("rollout", "scores", "update"))
+    tiles = [
+        ("epochs", f"{int(history[-1]['epoch'])} of {stored.get('epochs', '?')}"),
+        ("reward queries", charts.number(history[-1].get("reward_queries", math.nan))),
+        ("sampling and training", duration(seconds)),
+    ]
+    best = best_epoch(history, [int(line["epoch"]) for line in history], weights)
+    return [*tiles, ("best epoch", str(best))] if best else tiles
+
+
+def _learning_charts(history: Sequence[Metrics]) -> list[tuple[str, str, str]]:
+    """Title, chart and legend of every quantity that was measured."""
+    if not history:
+        return []
+    epochs = _column(history, "epoch")
+    small = {"width": 440, "height": 200}
+    made = [
+        (title, charts.svg([Curve(title, epochs, _column(history, key))], **small), "")
+        for key, title in LEARNING.items()
+        if key in history[-1]
+    ]
+    phases = [phase for phase in ("rollout", "scores", "update") if f"seconds/{phase}" in history[-1]]
+    seconds = [
+        Curve(phase, epochs, _column(history, f"seconds/{phase}"), colour=index + 1)
+        for index, phase in enumerate(phases)
+    ]
+    legend = " ".join(f'<span class="key c{curve.colour}">{curve.name}</span>' for curve in seconds)
+    made.append(("Seconds an epoch", charts.svg(seconds, **small), legend))
+    shares = [key for key in history[-1] if key.endswith("/share") and history[-1][key]]
+    if len(shares) > 1:
+        curves = [Curve(key.split("/")[1], epochs, _column(history, key), colour=i % 5 + 1) for i, key in enumerate(shares)]
+        legend = " ".join(f'<span class="key c{curve.colour}">{curve.name}</span>' for curve in curves)
+        made.append(("Share of the advantage's variance", charts.svg(curves, **small), legend))
+    return made
+
+
+def _pairs(folder: RunFolder, drawn: Sequence[int]) -> list[Pair]:
+    if not drawn:
+        return []
+    first, last = grids.read_grid(folder, drawn[0]), grids.read_grid(folder, drawn[-1])
+    return [
+        Pair(prompt, data_uri(before), data_uri(after))
+        for prompt, before, after in zip(first.prompts, first.cells, last.cells, strict=True)
+    ]
+
+
+def _strips(folder: RunFolder, drawn: Sequence[int]) -> list[Strip]:
+    """A few prompts through all of training; nothing where there is no time between first and last."""
+    if len(drawn) < 3:
+        return []
+    shown = min(STRIP_EPOCHS, len(drawn))
+    epochs = [drawn[round(index * (len(drawn) - 1) / (shown - 1))] for index in range(shown)]
+    sheets = [grids.read_grid(folder, epoch) for epoch in epochs]
+    count = len(sheets[0].prompts)
+    rows = sorted({index * count // min(STRIP_PROMPTS, count) for index in range(min(STRIP_PROMPTS, count))})
+    return [
+        Strip(sheets[0].prompts[row], [(sheet.epoch, data_uri(sheet.cells[row])) for sheet in sheets]) for row in rows
+    ]
+
+
+def _is_small(folder: RunFolder, drawn: Sequence[int]) -> bool:
+    return bool(drawn) and grids.read_grid(folder, drawn[0]).cells[0].width < PIXELATED_BELOW
+
+
+def data_uri(picture: Image) -> str:
+    """The picture inside the page: PNG where it is small, WebP where PNGs would add up to megabytes."""
+    buffer = io.BytesIO()
+    if picture.width < PIXELATED_BELOW:
+        picture.save(buffer, "PNG")
+        kind = "png"
+    else:
+        picture.save(buffer, "WEBP", quality=90)
+        kind = "webp"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _settings(stored: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """Panels of (setting, value, origin), in the order of `--help`."""
+    origins = stored.get("origins", {})
+    panels: dict[str, list[tuple[str, str, str]]] = {}
+    for name, setting in declared().items():
+        value = stored.get(name, setting.default)
+        text = "\n".join(map(str, value)) if isinstance(value, list | tuple) else _plain(value)
+        if text:
+            panels.setdefault(setting.panel, []).append((name, text, str(origins.get(name, ""))))
+    return list(panels.items())
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _parts(plugins: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """(what, name, distribution, version) of everything that a plugin gave."""
+    rows = [(f"reward {label}", part) for label, part in plugins.get("rewards", {}).items()]
+    rows += list(plugins.get("parts", {}).items())
+    return [(what, part["name"], part["distribution"], part["version"]) for what, part in rows]

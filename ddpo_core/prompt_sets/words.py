@@ -1,0 +1,114 @@
+"""Prompt sets made of word lists: those of the DDPO paper (arXiv 2305.13301), and prompts typed on the spot.
+
+The lists of animals and activities are those of the paper's appendix D.6 and its code. The labels in
+`imagenet_animals.txt` are lines 1–398 of ImageNet-1k's synset words (ILSVRC 2012, the WordNet lemmas of
+classes 0–397, in class order), as tabulated in the package timm 1.0.31 (`imagenet_synsets.txt` joined with
+`imagenet_synset_to_lemma.txt`). They are facts of that data set, wrong spellings included.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from itertools import product
+from typing import Any
+
+from ddpo_core.errors import EnvironmentFault, UsageError
+from ddpo_core.prompt_sets import INSTALL_INFLECT
+from ddpo_core.types import Prompt
+
+ANIMALS: tuple[str, ...] = tuple(
+    """
+    cat dog horse monkey rabbit zebra spider bird sheep deer cow goat lion tiger bear raccoon fox wolf lizard
+    beetle ant butterfly fish shark whale dolphin squirrel mouse rat snake turtle frog chicken duck goose bee
+    pig turkey fly llama camel bat gorilla hedgehog kangaroo
+    """.split()
+)
+COUNTABLE_ANIMALS: tuple[str, ...] = tuple(
+    """
+    cat dog horse monkey rabbit spider bird sheep cow lion tiger bear raccoon fox wolf ant fish squirrel turtle
+    frog chicken pig
+    """.split()
+)
+ACTIVITIES = ("washing the dishes", "riding a bike", "playing chess")
+NUMBERS: Mapping[str, int] = {
+    word: count for count, word in enumerate(("two", "three", "four", "five", "six", "seven", "eight"), start=2)
+}
+
+
+def animals(*, article: bool = False) -> Sequence[Prompt]:
+    """45 prompts: 'cat', or 'a cat' with an article."""
+    prompts = [Prompt(animal, {"animal": animal}) for animal in ANIMALS]
+    return with_articles(prompts) if article else prompts
+
+
+def animals_activities(*, article: bool = True) -> Sequence[Prompt]:
+    """135 prompts: 'a cat washing the dishes', …, 'a kangaroo playing chess'."""
+    prompts = [
+        Prompt(f"{animal} {activity}", {"animal": animal, "activity": activity})
+        for animal, activity in product(ANIMALS, ACTIVITIES)
+    ]
+    return with_articles(prompts) if article else prompts
+
+
+def counting() -> Sequence[Prompt]:
+    """154 prompts: 'two cats', …, 'eight pigs'. Plurals are those of the package inflect."""
+    plural_of = {animal: _grammar().plural_noun(animal) for animal in COUNTABLE_ANIMALS}
+    return [
+        Prompt(
+            f"{number} {plural_of[animal]}",
+            {"count": count, "number": number, "animal": animal, "plural": plural_of[animal]},
+        )
+        for animal, (number, count) in product(COUNTABLE_ANIMALS, NUMBERS.items())
+    ]
+
+
+def imagenet_animals(*, article: bool = False) -> Sequence[Prompt]:
+    """398 prompts: the whole label lines of ImageNet-1k classes 0–397, as DDPO's code used them."""
+    labels = resources.files("ddpo_core.prompt_sets").joinpath("imagenet_animals.txt").read_text("utf-8")
+    prompts = [
+        Prompt(label, {"animal": label.split(",")[0], "class_index": index})
+        for index, label in enumerate(labels.splitlines())
+    ]
+    return with_articles(prompts) if article else prompts
+
+
+def inline(*, texts: object, article: bool = False) -> Sequence[Prompt]:
+    """The given texts, blank ones skipped. Raises `UsageError` unless it is a list of strings with one that is not."""
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise UsageError(
+            f"the prompt set 'inline' expects texts to be a list of strings, got {texts!r}",
+            hint="""--prompts 'inline,texts=["a cat", "a dog"]'""",
+        )
+    prompts = [Prompt(text.strip()) for text in texts if text.strip()]
+    if not prompts:
+        raise UsageError("the prompt set 'inline' expects at least one prompt, got none in texts")
+    return with_articles(prompts) if article else prompts
+
+
+def with_articles(prompts: Iterable[Prompt]) -> list[Prompt]:
+    """The prompts with 'a' or 'an' put before, as the package inflect chooses: 'an ant', 'a unicorn'.
+
+    Raises `EnvironmentFault` where inflect is not installed.
+    """
+    grammar = _grammar()
+    return [Prompt(grammar.a(prompt.text), prompt.metadata) for prompt in prompts]
+
+
+_GRAMMAR: list[Any] = []  # inflect's engine, once somebody needed it: its import takes a second
+
+
+def _grammar() -> Any:
+    if not _GRAMMAR:
+        _GRAMMAR.append(_import_inflect().engine())
+    return _GRAMMAR[0]
+
+
+def _import_inflect() -> Any:
+    try:
+        return importlib.import_module("inflect")
+    except ImportError as error:
+        raise EnvironmentFault(
+            "articles and plurals in prompts need the package inflect, which is not installed", hint=INSTALL_INFLECT
+        ) from error
