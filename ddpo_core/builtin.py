@@ -1,4 +1,4 @@
-"""What ddpo itself brings: samplers, estimators, models and prompt sets, through the same hooks as any plugin."""
+"""What ddpo itself brings: samplers, estimators, models and prompt sets; a plugin like any other."""
 
 from __future__ import annotations
 
@@ -6,48 +6,112 @@ from collections.abc import Iterable
 
 from ddpo_core.hookspecs import hookimpl
 from ddpo_core.info import EstimatorInfo, ModelInfo, Option, PromptSetInfo, SamplerInfo
+from ddpo_core.prompt_sets import PROMPT_SETS
 
 DDPO_PLUGIN_API = (1, 0)
 
-_TRAIN = {"requires": ("torch",), "install_hint": 'pip install "ddpo[train]"'}
+INSTALL_TRAIN = 'pip install "ddpo[train]"'
 
-_ADVANTAGE_CLIP = Option(
-    name="advantage_clip", type="float", default=5.0, minimum=0, help="advantages are cut to ± this"
+ETA = Option(
+    name="eta",
+    type="float",
+    default=1.0,
+    minimum=0,
+    maximum=1,
+    help="how much noise each step draws; 0 draws none, and then no step has a log-prob",
 )
-_TIMESTEP_FRACTION = Option(
+SPACING = Option(
+    name="spacing",
+    type="str",
+    choices=("leading", "trailing", "linspace"),
+    help="which timesteps are visited; the model's own choice unless given",
+)
+CLIP_RANGE = Option(
+    name="clip_range",
+    type="float",
+    default=1e-4,
+    minimum=0,
+    help="the ratio is clipped at 1 ± this; log-probs are means over latent elements, so it is small",
+)
+CLIP_NATS = Option(
+    name="clip_nats",
+    type="float",
+    minimum=0,
+    help="clip in nats of the summed log-prob instead; takes the place of clip_range",
+)
+ADVANTAGE_CLIP = Option(
+    name="advantage_clip", type="float", default=5.0, minimum=0, help="advantages are cut off at ± this"
+)
+INNER_EPOCHS = Option(
+    name="inner_epochs", type="int", default=1, minimum=1, help="passes over each epoch's samples"
+)
+TIMESTEP_FRACTION = Option(
     name="timestep_fraction",
     type="float",
     default=1.0,
     minimum=0.001,
     maximum=1,
-    help="part of each sample's steps that is trained on, drawn anew each epoch",
+    help="part of each sample's steps that is trained on, drawn by its seed",
 )
 
 
 @hookimpl
 def ddpo_samplers() -> Iterable[SamplerInfo]:
-    return [
-        SamplerInfo(
-            name="ddim",
-            summary="DDIM with stochasticity eta; eta = 1 is DDPM",
-            factory="ddpo_core.samplers.ddim:DDIM",
-            options=(
-                Option(
-                    name="eta",
-                    type="float",
-                    default=1.0,
-                    minimum=0,
-                    maximum=1,
-                    help="scale of the noise; 0 draws nothing, so no step has a log-prob",
-                ),
-                Option(
-                    name="spacing",
-                    type="str",
-                    choices=("leading", "trailing", "linspace"),
-                    help="which timesteps are visited; by default the model's own choice",
-                ),
+    yield SamplerInfo(
+        name="ddim",
+        summary="DDIM with stochasticity eta; eta=1 is DDPM",
+        factory="ddpo_core.samplers.ddim:DDIM",
+        options=(ETA, SPACING),
+        requires=("torch",),
+        install_hint=INSTALL_TRAIN,
+    )
+
+
+@hookimpl
+def ddpo_estimators() -> Iterable[EstimatorInfo]:
+    yield EstimatorInfo(
+        name="ddpo-is",
+        summary="DDPO with importance sampling and PPO's clip; several updates per epoch",
+        factory="ddpo_core.estimators.ddpo:ImportanceSampling",
+        options=(CLIP_RANGE, CLIP_NATS, ADVANTAGE_CLIP, INNER_EPOCHS, TIMESTEP_FRACTION),
+        requires=("torch",),
+        install_hint=INSTALL_TRAIN,
+        needs=("log_probs",),
+        updates_per_epoch=4,
+    )
+    yield EstimatorInfo(
+        name="ddpo-sf",
+        summary="DDPO's score function, that is REINFORCE; one update per epoch",
+        factory="ddpo_core.estimators.ddpo:ScoreFunction",
+        options=(ADVANTAGE_CLIP, TIMESTEP_FRACTION),
+        requires=("torch",),
+        install_hint=INSTALL_TRAIN,
+        needs=("log_probs",),
+        updates_per_epoch=1,
+        fixed_updates=True,
+    )
+
+
+@hookimpl
+def ddpo_models() -> Iterable[ModelInfo]:
+    yield ModelInfo(
+        name="stable-diffusion",
+        aliases=("sd",),
+        summary="Stable Diffusion 1.x and 2.x, from a local folder or the Hugging Face hub",
+        factory="ddpo_core.denoisers.stable_diffusion:load",
+        options=(
+            Option(
+                name="pretrained", type="str", required=True, help="a hub id or a folder in diffusers' format"
             ),
-            requires=_TRAIN["requires"],
-            install_hint=_TRAIN["install_hint"],
-        )
-    ]
+            Option(name="revision", type="str", help="branch, tag or commit on the hub"),
+            Option(name="variant", type="str", help="weight files of this variant, such as fp16"),
+        ),
+        requires=("torch", "diffusers", "transformers", "peft"),
+        install_hint=INSTALL_TRAIN,
+        prompts="animals",
+    )
+
+
+@hookimpl
+def ddpo_prompt_sets() -> Iterable[PromptSetInfo]:
+    return PROMPT_SETS

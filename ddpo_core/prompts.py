@@ -53,7 +53,9 @@ class PromptStream:
     def at(self, position: int, n: int = 1) -> list[Prompt]:
         """The n prompts from a position on; the stream stays where it is."""
         if position < 0 or n < 0:
-            raise UsageError(f"a prompt stream starts at 0 and runs forward, got position {position} and n = {n}")
+            raise UsageError(
+                f"a prompt stream starts at 0 and runs forward, got position {position} and n = {n}"
+            )
         if n == 0:
             return []
         first = position // self.group_size
@@ -68,7 +70,9 @@ class PromptStream:
         """Raises `CheckpointError` where the state holds no position."""
         position = state.get("position")
         if not isinstance(position, int) or position < 0:
-            raise CheckpointError(f"a prompt stream's state expects a position of 0 or more, got {dict(state)!r}")
+            raise CheckpointError(
+                f"a prompt stream's state expects a position of 0 or more, got {dict(state)!r}"
+            )
         self.position = position
 
     def _indices(self, first: int, stop: int) -> list[int]:
@@ -96,8 +100,8 @@ def _random_words(seed: int, first: int, stop: int) -> list[int]:
 def resolve_prompt_source(text: str) -> tuple[str, dict[str, str]] | None:
     """`("file", {"path": text})` where `text` is a bare path, None where it is a spec such as `counting`.
 
-    A path ends in one of `FILE_SUFFIXES`, or holds a slash or a dot and exists. `file,path=a.txt` stays a spec, and
-    a file that is called `animals` does not hide the set: write `./animals`.
+    A path ends in one of `FILE_SUFFIXES`, or holds a slash or a dot and exists. `file,path=a.txt` stays a
+    spec, and a file that is called `animals` does not hide the set: write `./animals`.
     """
     path = Path(text).expanduser()
     exists = any(mark in text for mark in "/\\.") and path.is_file()

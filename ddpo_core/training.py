@@ -17,6 +17,7 @@ from typing import Literal, TypeVar
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from torch import Tensor
 
@@ -152,7 +153,7 @@ class Trainer:
         accelerator: Accelerator | None,
         on_progress: Callable[[Progress], None],
     ) -> None:
-        self.accelerator = accelerator or Accelerator(mixed_precision=settings.mixed_precision)
+        self.accelerator = accelerator or fresh_accelerator(settings.mixed_precision)
         check_batches(settings, self.accelerator.num_processes)
         check_scopes(objective, self.accelerator.num_processes)
         self.estimator = estimator
@@ -347,6 +348,12 @@ class Trainer:
         restore_random(state.random[self.accelerator.process_index % len(state.random)])
         self.epoch = state.epoch
         self.reward_queries = state.reward_queries
+
+
+def fresh_accelerator(mixed_precision: str) -> Accelerator:
+    """An accelerator of this precision, also in a process (a notebook, say) that has had one of another."""
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=mixed_precision)
 
 
 def check_scopes(objective: Objective, processes: int) -> None:

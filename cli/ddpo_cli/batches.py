@@ -33,6 +33,12 @@ def check(config: RunConfig, *, group_size: int = 1) -> None:
                 hint=f"take --samples-per-epoch {_or(nearest_multiples(samples, part))}, "
                 f"or {flag} {_or(nearest_divisors(part, samples))}",
             )
+    share = samples // config.updates_per_epoch
+    if config.train_batch_size < share and share % config.train_batch_size:
+        raise BatchError(
+            f"--train-batch-size {config.train_batch_size} does not divide the {share} samples of an update",
+            hint=f"take --train-batch-size {_or(nearest_divisors(config.train_batch_size, share))}",
+        )
     if samples % group_size:
         raise BatchError(
             f"--samples-per-epoch {samples} does not divide by the group size {group_size} of --advantages",

@@ -103,15 +103,21 @@ def _grid(frame: _Frame, x_name: str) -> list[str]:
     for value in nice_ticks(frame.y_low, frame.y_high, max(3, frame.height // 60)):
         y = frame.y(value)
         marks.append(f'<line class="grid" x1="{MARGIN_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        marks.append(f'<text class="tick" x="{MARGIN_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{number(value)}</text>')
-    ticks = [x for x in nice_ticks(frame.x_low, frame.x_high, max(3, frame.width // 90)) if float(x).is_integer()]
+        marks.append(
+            f'<text class="tick" x="{MARGIN_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{number(value)}</text>'
+        )
+    ticks = [
+        x for x in nice_ticks(frame.x_low, frame.x_high, max(3, frame.width // 90)) if float(x).is_integer()
+    ]
     for value in ticks:
         marks.append(
             f'<text class="tick" x="{frame.x(value):.1f}" y="{bottom + 18}" text-anchor="middle">{number(value)}</text>'
         )
     marks.append(f'<line class="axis" x1="{MARGIN_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
     if x_name != "epoch":
-        marks.append(f'<text class="tick" x="{right}" y="{bottom - 6}" text-anchor="end">{escape(x_name)}</text>')
+        marks.append(
+            f'<text class="tick" x="{right}" y="{bottom - 6}" text-anchor="end">{escape(x_name)}</text>'
+        )
     return marks
 
 
@@ -139,5 +145,7 @@ def _points(frame: _Frame, curve: Curve) -> list[str]:
     for x, y, error in zip(curve.x, curve.y, errors, strict=True):
         margin = f" ± {number(error)}" if error else ""
         title = escape(f"epoch {x:g} · {curve.name} {number(y)}{margin}")
-        hovers.append(f'<circle class="hover" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="7"><title>{title}</title></circle>')
+        hovers.append(
+            f'<circle class="hover" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="7"><title>{title}</title></circle>'
+        )
     return [dot, *hovers]

@@ -117,7 +117,10 @@ def read_grid(folder: RunFolder, epoch: int) -> SavedGrid:
     width, height, prompts = about["width"], about["height"], about["prompts"]
     columns = columns_for(len(prompts))
     with Image.open(folder.images / f"epoch-{epoch:06d}.png") as sheet:
-        cells = [_cell(sheet, index % columns * width, index // columns * height, width, height) for index in range(len(prompts))]
+        cells = [
+            _cell(sheet, index % columns * width, index // columns * height, width, height)
+            for index in range(len(prompts))
+        ]
     return SavedGrid(epoch, cells, prompts)
 
 

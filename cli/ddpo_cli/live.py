@@ -114,7 +114,10 @@ class PlainView:
     def start(self, header: Header, history: Sequence[Metrics]) -> None:
         self._header, self._clock = header, Clock()
         self._first = history[0] if history else None
-        for name, text in [*header.facts, *((f"reward {label}", text) for label, text in header.rewards.items())]:
+        for name, text in [
+            *header.facts,
+            *((f"reward {label}", text) for label, text in header.rewards.items()),
+        ]:
             self.say(f"{name}: {text}")
 
     def progress(self, progress: Progress) -> None:
@@ -131,7 +134,11 @@ class PlainView:
         for label in self._header.rewards:
             change = metrics[f"reward/{label}/mean"] - first[f"reward/{label}/mean"]
             parts.append(f"{label} {plus_minus(metrics, label)} ({change:+.3f})")
-        parts += [f"{phase} {metrics[f'seconds/{phase}']:.1f} s" for phase in PHASES if f"seconds/{phase}" in metrics]
+        parts += [
+            f"{phase} {metrics[f'seconds/{phase}']:.1f} s"
+            for phase in PHASES
+            if f"seconds/{phase}" in metrics
+        ]
         remaining = self._clock.remaining(self._header.epochs - epoch)
         return [*parts, f"left {duration(remaining)}"] if remaining else parts
 
@@ -183,7 +190,14 @@ class LiveView:
 
         parts = [self._facts(), self._bars(), self._curves(), self._seconds()]
         title = f"[bold]ddpo[/] · {self._header.folder}"
-        return Panel(Group(*parts), title=title, title_align="left", box=box.ROUNDED, border_style="dim", padding=(0, 1))
+        return Panel(
+            Group(*parts),
+            title=title,
+            title_align="left",
+            box=box.ROUNDED,
+            border_style="dim",
+            padding=(0, 1),
+        )
 
     def _facts(self) -> RenderableType:
         from rich.table import Table
@@ -202,10 +216,14 @@ class LiveView:
         table = Table.grid(padding=(0, 2))
         table.add_row("", "", "")
         eta = f"{duration(remaining)} left" if remaining is not None else "…"
-        table.add_row(f"epoch {min(done + 1, total)}/{total}", ProgressBar(total=total, completed=done, width=36), eta)
+        table.add_row(
+            f"epoch {min(done + 1, total)}/{total}", ProgressBar(total=total, completed=done, width=36), eta
+        )
         if self._now:
             now = self._now
-            bar = ProgressBar(total=max(now.total, 1), completed=now.done, width=36, style="dim", complete_style="cyan")
+            bar = ProgressBar(
+                total=max(now.total, 1), completed=now.done, width=36, style="dim", complete_style="cyan"
+            )
             table.add_row(f"[cyan]{now.phase}[/]", bar, f"{now.done}/{now.total}")
         else:
             table.add_row("[dim]saving[/]" if done else "[dim]starting[/]", "", "")
@@ -240,5 +258,7 @@ class LiveView:
         if not self._history:
             return Text()
         last = self._history[-1]
-        parts = [f"{phase} {last[f'seconds/{phase}']:.1f} s" for phase in PHASES if f"seconds/{phase}" in last]
+        parts = [
+            f"{phase} {last[f'seconds/{phase}']:.1f} s" for phase in PHASES if f"seconds/{phase}" in last
+        ]
         return Text("\n" + " · ".join(parts) + "   Ctrl-C: finish this epoch and save", style="dim")

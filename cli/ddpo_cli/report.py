@@ -89,9 +89,13 @@ def render(folder: RunFolder) -> str:
     from jinja2 import Environment, select_autoescape
     from markupsafe import Markup
 
-    environment = Environment(autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["svg"] = Markup  # only for what `charts` made
-    template = environment.from_string(files("ddpo_cli").joinpath("templates/report.html").read_text(encoding="utf-8"))
+    template = environment.from_string(
+        files("ddpo_cli").joinpath("templates/report.html").read_text(encoding="utf-8")
+    )
     return template.render(**contents(folder))
 
 
@@ -101,7 +105,11 @@ def contents(folder: RunFolder) -> dict[str, Any]:
     plugins = folder.read_json(folder.plugins) if folder.plugins.is_file() else {}
     history = folder.read_metrics()
     drawn = grids.saved_epochs(folder)
-    cards = [_reward_card(label, part, history) for label, part in plugins.get("rewards", {}).items()] if history else []
+    cards = (
+        [_reward_card(label, part, history) for label, part in plugins.get("rewards", {}).items()]
+        if history
+        else []
+    )
     weights = {label: part["weight"] for label, part in plugins.get("rewards", {}).items() if part["weight"]}
     last = history[-1] if history else {}
     return {
@@ -153,7 +161,9 @@ def _tiles(
     """A few numbers to begin with: name, value."""
     if not history:
         return [("epochs", f"0 of {stored.get('epochs', '?')}")]
-    seconds = sum(line.get(f"seconds/{phase}", 0.0) for line in history for phase in ("rollout", "scores", "update"))
+    seconds = sum(
+        line.get(f"seconds/{phase}", 0.0) for line in history for phase in ("rollout", "scores", "update")
+    )
     tiles = [
         ("epochs", f"{int(history[-1]['epoch'])} of {stored.get('epochs', '?')}"),
         ("reward queries", charts.number(history[-1].get("reward_queries", math.nan))),
@@ -183,7 +193,10 @@ def _learning_charts(history: Sequence[Metrics]) -> list[tuple[str, str, str]]:
     made.append(("Seconds an epoch", charts.svg(seconds, **small), legend))
     shares = [key for key in history[-1] if key.endswith("/share") and history[-1][key]]
     if len(shares) > 1:
-        curves = [Curve(key.split("/")[1], epochs, _column(history, key), colour=i % 5 + 1) for i, key in enumerate(shares)]
+        curves = [
+            Curve(key.split("/")[1], epochs, _column(history, key), colour=i % 5 + 1)
+            for i, key in enumerate(shares)
+        ]
         legend = " ".join(f'<span class="key c{curve.colour}">{curve.name}</span>' for curve in curves)
         made.append(("Share of the advantage's variance", charts.svg(curves, **small), legend))
     return made
@@ -209,7 +222,8 @@ def _strips(folder: RunFolder, drawn: Sequence[int]) -> list[Strip]:
     count = len(sheets[0].prompts)
     rows = sorted({index * count // min(STRIP_PROMPTS, count) for index in range(min(STRIP_PROMPTS, count))})
     return [
-        Strip(sheets[0].prompts[row], [(sheet.epoch, data_uri(sheet.cells[row])) for sheet in sheets]) for row in rows
+        Strip(sheets[0].prompts[row], [(sheet.epoch, data_uri(sheet.cells[row])) for sheet in sheets])
+        for row in rows
     ]
 
 

@@ -60,15 +60,17 @@ def from_preset(name: str) -> Layer:
     return Layer(f"preset {name}", presets.read(name))
 
 
-def resolve(layers: Sequence[Layer], registry: Registry) -> Resolved:
-    """One config from layers, weakest first.
+def resolve(layers: Sequence[Layer], registry: Registry, *, to_train: bool = True) -> Resolved:
+    """One config from layers, weakest first. Not `to_train`: rewards and prompts may be missing.
 
     Raises `UsageError`, `UnknownName`, `SpecError` or `BatchError`, each naming who gave the value.
     """
     checked = [Layer(layer.origin, _checked(layer)) for layer in layers]
     merged = _merge(checked)
     model = specs.find(registry, "model", str(merged.values["model"]))
-    suits = Layer(f"model {model.info.name}", _checked(Layer(f"model {model.info.name}", dict(model.info.defaults))))
+    suits = Layer(
+        f"model {model.info.name}", _checked(Layer(f"model {model.info.name}", dict(model.info.defaults)))
+    )
     merged = _merge([suits, *checked])
     _fold_clip_range(merged, registry)
     for key, derive in DERIVATIONS.items():
@@ -76,7 +78,8 @@ def resolve(layers: Sequence[Layer], registry: Registry) -> Resolved:
             merged.values[key], merged.origins[key] = derive(merged.values, registry)
     config = RunConfig(**{f.name: merged.values[f.name] for f in fields(RunConfig)})
     config = specs.canonical(config, registry)
-    _check(config, merged.origins, registry)
+    if to_train:
+        _check(config, merged.origins, registry)
     return Resolved(config, merged.origins)
 
 
@@ -109,7 +112,9 @@ def _fold_clip_range(merged: _Merged, registry: Registry) -> None:
     if CLIP_RANGE not in merged.values:
         return
     value, origin = merged.values.pop(CLIP_RANGE), merged.origins.pop(CLIP_RANGE)
-    merged.values["estimator"] = specs.with_option(registry, "estimator", merged.values["estimator"], CLIP_RANGE, value)
+    merged.values["estimator"] = specs.with_option(
+        registry, "estimator", merged.values["estimator"], CLIP_RANGE, value
+    )
     merged.origins["estimator"] = origin
 
 

@@ -104,7 +104,8 @@ class RunFolder:
         """A run that is there. Raises `UsageError` where there is none."""
         if not (root / "config.toml").is_file():
             raise UsageError(
-                f"{root} is not a run: it has no config.toml", hint="give the folder that `ddpo train` wrote (--out)"
+                f"{root} is not a run: it has no config.toml",
+                hint="give the folder that `ddpo train` wrote (--out)",
             )
         return cls(root)
 

@@ -68,16 +68,25 @@ class RunConfig:
     reward: tuple[str, ...] = setting(
         (), "What to train towards; more than one is standardised, weighted and added.", WHAT, metavar="SPEC"
     )
-    watch: tuple[str, ...] = setting((), "Score this reward too, without training on it.", WHAT, metavar="SPEC")
+    watch: tuple[str, ...] = setting(
+        (), "Score this reward too, without training on it.", WHAT, metavar="SPEC"
+    )
     model: str = setting("pocket", "The model: a name, a folder or a hub id.", WHAT, metavar="SPEC")
-    prompts: str = setting(DERIVED, "Prompt set or file to draw from [the model's own].", WHAT, metavar="SPEC")
+    prompts: str = setting(
+        DERIVED, "Prompt set or file to draw from (default: the model's own).", WHAT, metavar="SPEC"
+    )
     prompt: tuple[str, ...] = setting(
         (), "Train on this prompt; repeat it for several. In place of --prompts.", WHAT, metavar="TEXT"
     )
     lora_rank: int = setting(16, "Rank of the LoRA; 0 trains all weights.", WHAT, minimum=0)
-    lora_alpha: float = setting(DERIVED, "Scale of the LoRA, times 1/rank [the rank].", WHAT, above=0)
+    lora_alpha: float = setting(
+        DERIVED, "Scale of the LoRA, times 1/rank (default: the rank).", WHAT, above=0
+    )
     lora_targets: tuple[str, ...] = setting(
-        ("attention",), "Layers that get a LoRA: attention, all, or names, separated by commas.", WHAT, metavar="NAME,…"
+        ("attention",),
+        "Layers that get a LoRA: attention, all, or names, separated by commas.",
+        WHAT,
+        metavar="NAME,…",
     )
 
     sampler: str = setting("ddim", "How latents are denoised.", SAMPLING, metavar="SPEC")
@@ -90,19 +99,31 @@ class RunConfig:
 
     estimator: str = setting("ddpo-is", "How scores become a gradient.", LEARNING, metavar="SPEC")
     advantages: str = setting(
-        "prompt", "How scores are standardised: prompt, batch or group, with options.", LEARNING, metavar="SPEC"
+        "prompt",
+        "How scores are standardised: prompt, batch or group, with options.",
+        LEARNING,
+        metavar="SPEC",
     )
-    updates_per_epoch: int = setting(DERIVED, "Optimiser steps an epoch [the estimator's own].", LEARNING, minimum=1)
+    updates_per_epoch: int = setting(
+        DERIVED, "Optimiser steps an epoch (default: the estimator's own).", LEARNING, minimum=1
+    )
     train_batch_size: int = setting(
-        DERIVED, "(picture, step) pairs in one backward pass [--sample-batch-size].", LEARNING, minimum=1
+        DERIVED,
+        "(picture, step) pairs in one backward pass (default: --sample-batch-size).",
+        LEARNING,
+        minimum=1,
     )
-    learning_rate: float = setting(DERIVED, "AdamW's [3e-4 for a LoRA, 1e-5 for all weights].", LEARNING, above=0)
+    learning_rate: float = setting(
+        DERIVED, "AdamW's (default: 3e-4 for a LoRA, 1e-5 for all weights).", LEARNING, above=0
+    )
     adam_epsilon: float = setting(
         1e-10, "AdamW's ε: log-probs are means over latents, so gradients are small.", LEARNING, above=0
     )
     weight_decay: float = setting(1e-4, "AdamW's.", LEARNING, minimum=0)
     max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.", LEARNING, above=0)
-    mixed_precision: str = setting("no", "Precision of the network.", LEARNING, choices=("no", "bf16", "fp16"))
+    mixed_precision: str = setting(
+        "no", "Precision of the network.", LEARNING, choices=("no", "bf16", "fp16")
+    )
     gradient_checkpointing: bool = setting(False, "Spend time to save memory in backward passes.", LEARNING)
     self_check: bool = setting(
         True, "Before the first update, end the run if its numbers cannot be right.", LEARNING, fixed=False
@@ -112,17 +133,31 @@ class RunConfig:
     seed: int = setting(0, "All randomness follows from it.", RUN, minimum=0)
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps.", RUN, fixed=False, metavar="NAME")
     images_every: int = setting(
-        5, "Draw the fixed-seed grid every so many epochs; 0: only first and last.", RUN, minimum=0, fixed=False
+        5,
+        "Draw the fixed-seed grid every so many epochs; 0: only first and last.",
+        RUN,
+        minimum=0,
+        fixed=False,
     )
     image_count: int = setting(12, "Pictures in that grid.", RUN, minimum=1)
     checkpoint_every: int = setting(5, "Save every so many epochs.", RUN, minimum=1, fixed=False)
     checkpoint_keep: int = setting(
-        0, "Besides the latest and the best, keep checkpoints of every so many epochs; 0: none.", RUN, minimum=0, fixed=False
+        0,
+        "Besides the latest and the best, keep checkpoints of every so many epochs; 0: none.",
+        RUN,
+        minimum=0,
+        fixed=False,
     )
     tracker: str = setting(
-        "tensorboard", "Where curves go besides the run folder.", RUN, choices=("tensorboard", "wandb", "none"), fixed=False
+        "tensorboard",
+        "Where curves go besides the run folder.",
+        RUN,
+        choices=("tensorboard", "wandb", "none"),
+        fixed=False,
     )
-    plugin: tuple[str, ...] = setting((), "A Python file with a plugin that is not installed.", RUN, metavar="FILE")
+    plugin: tuple[str, ...] = setting(
+        (), "A Python file with a plugin that is not installed.", RUN, metavar="FILE"
+    )
 
 
 @functools.cache

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpo_cli.settings import RunConfig
 from ddpo_core import spec as grammar
-from ddpo_core.errors import UsageError
+from ddpo_cli.nearest import did_you_mean
+from ddpo_core.errors import UnknownName, UsageError
 from ddpo_core.info import Info, Option
+from ddpo_core.options import check_options
+from ddpo_core.plugins import canonical as canonical_name
 
 if TYPE_CHECKING:
     from ddpo_core.discovery import Registry
+
+PRETRAINED = "stable-diffusion"  # what loads a folder or a hub id
 
 ADVANTAGES = {
     "prompt": Info(
@@ -21,7 +27,9 @@ ADVANTAGES = {
         factory="ddpo_core.advantages:Normaliser",
         options=(
             Option(name="buffer_size", type="int", default=32, minimum=2, help="scores kept for each prompt"),
-            Option(name="min_count", type="int", default=16, minimum=2, help="fewer than this: over the batch"),
+            Option(
+                name="min_count", type="int", default=16, minimum=2, help="fewer than this: over the batch"
+            ),
         ),
     ),
     "batch": Info(
@@ -42,12 +50,36 @@ class Found:
 
     spec: grammar.Spec
     info: Any  # the Info of its kind
+    distribution: str
+    version: str
 
 
 def find(registry: Registry, kind: str, text: str) -> Found:
     """Parse and look up. Raises `SpecError`, `UnknownName` or `BrokenPlugin`."""
-    spec = grammar.parse(text, weighted=kind == "reward")
-    return Found(spec, registry.find(kind, spec.name))
+    spec = grammar.parse(_spelled_out(registry, kind, text), weighted=kind == "reward")
+    entry = registry.entry(kind, spec.name)
+    return Found(spec, entry.info, entry.plugin.distribution, entry.plugin.version)
+
+
+def _spelled_out(registry: Registry, kind: str, text: str) -> str:
+    """A path or a hub id as the spec that it is short for."""
+    if kind == "prompts":
+        from ddpo_core.prompts import resolve_prompt_source
+
+        source = resolve_prompt_source(text)
+        return str(grammar.Spec(source[0], options=dict(source[1]))) if source else text
+    if kind == "model" and _is_pretrained(registry, text):
+        return str(grammar.Spec(PRETRAINED, options={"pretrained": text}))
+    return text
+
+
+def _is_pretrained(registry: Registry, text: str) -> bool:
+    """A folder, or `owner/name` where no installed plugin is called `owner`."""
+    if any(mark in text for mark in "/\\.") and Path(text).is_dir():
+        return True
+    owner, slash, name = text.partition("/")
+    plugins = {canonical_name(plugin.distribution) for plugin in registry.plugins}
+    return bool(owner and slash and name) and "," not in text and canonical_name(owner) not in plugins
 
 
 def with_option(registry: Registry, kind: str, text: str, key: str, value: object) -> str:
@@ -60,7 +92,9 @@ def from_table(who: str, table: Mapping[str, object]) -> str:
     """A `[[reward]]` table (name, weight, options, as, on_error) as a spec string."""
     unknown = set(table) - {"name", "weight", "options", "as", "on_error"}
     if unknown or not isinstance(table.get("name"), str):
-        raise UsageError(f"{who} takes name, weight, options, as and on_error; got {', '.join(sorted(table))}")
+        raise UsageError(
+            f"{who} takes name, weight, options, as and on_error; got {', '.join(sorted(table))}"
+        )
     options = table.get("options", {})
     if not isinstance(options, Mapping):
         raise UsageError(f"{who}: options must be a table such as {{ quality = 80 }}; got {options!r}")
@@ -101,11 +135,6 @@ def _canonical(registry: Registry, kind: str, text: str) -> str:
 
 
 def _advantages(text: str) -> grammar.Spec:
-    from ddpo_core.discovery import check_options
-
-    from ddpo_cli.nearest import did_you_mean
-    from ddpo_core.errors import UnknownName
-
     spec = grammar.parse(text, weighted=False)
     if spec.name not in ADVANTAGES:
         near = did_you_mean(spec.name, ADVANTAGES)
@@ -125,3 +154,9 @@ def group_size(text: str) -> int:
     """Samples of one prompt that are drawn together: 1 unless `--advantages group`."""
     over, options = advantage_options(text)
     return int(options["size"]) if over == "group" else 1
+
+
+def all_options(registry: Registry, kind: str, text: str) -> dict[str, Any]:
+    """A spec's options, with the defaults of those that were not given."""
+    found = find(registry, kind, text)
+    return {**{option.name: option.default for option in found.info.options}, **found.spec.options}

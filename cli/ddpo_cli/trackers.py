@@ -72,7 +72,8 @@ class Wandb:
             import wandb  # type: ignore[import-not-found, unused-ignore]
         except ImportError as error:
             raise EnvironmentFault(
-                "--tracker wandb: wandb is not installed", hint="pip install wandb, or take --tracker tensorboard"
+                "--tracker wandb: wandb is not installed",
+                hint="pip install wandb, or take --tracker tensorboard",
             ) from error
         self._wandb: Any = wandb
         known = folder / "wandb-id.txt"
@@ -81,13 +82,17 @@ class Wandb:
         self._run: Any = wandb.init(
             project="ddpo", id=identity, name=folder.name, dir=folder, config=dict(config), resume="allow"
         )
-        self._run.define_metric("*", step_metric="epoch")  # wandb's own step cannot go back, a resumed run does
+        self._run.define_metric(
+            "*", step_metric="epoch"
+        )  # wandb's own step cannot go back, a resumed run does
 
     def scalars(self, epoch: int, values: Mapping[str, float]) -> None:
         self._run.log({**values, "epoch": epoch})
 
     def images(self, epoch: int, images: Tensor, captions: Sequence[str]) -> None:
-        pictures = [self._wandb.Image(image, caption=text) for image, text in zip(images, captions, strict=True)]
+        pictures = [
+            self._wandb.Image(image, caption=text) for image, text in zip(images, captions, strict=True)
+        ]
         self._run.log({"fixed seeds": pictures, "epoch": epoch})
 
     def close(self) -> None:

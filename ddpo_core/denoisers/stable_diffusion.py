@@ -147,20 +147,22 @@ class StableDiffusion:
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Conditioning:
         """prompt_embeds [B, S, E], padded to the tokenizer's length as the pipeline does; cached."""
-        missing = [text for text in dict.fromkeys(texts) if text not in self._embeddings]
-        if missing:
-            for text, embedding in zip(missing, self._embed(missing), strict=True):
-                self._embeddings[text] = embedding
+        for text in dict.fromkeys(texts):
+            if text not in self._embeddings:
+                self._embeddings[text] = self._embed(text)
         prompt_embeds = torch.stack([self._embeddings[text] for text in texts])
         while len(self._embeddings) > CACHED_PROMPTS:
             self._embeddings.popitem(last=False)
         return {"prompt_embeds": prompt_embeds}
 
-    def _embed(self, texts: Sequence[str]) -> Tensor:
-        """[B, S, E] float32 straight from the text encoder."""
+    def _embed(self, text: str) -> Tensor:
+        """[S, E] float32 straight from the text encoder.
+
+        One text at a time: in a batch the last bits depend on its size, and a resumed run has another cache.
+        """
         tokenizer, text_encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
         tokens = tokenizer(
-            list(texts),
+            [text],
             padding="max_length",
             max_length=tokenizer.model_max_length,
             truncation=True,
@@ -168,7 +170,7 @@ class StableDiffusion:
         ).to(self.device)
         mask = tokens.attention_mask if getattr(text_encoder.config, "use_attention_mask", False) else None
         embeddings: Tensor = text_encoder(tokens.input_ids, attention_mask=mask)[0]
-        return embeddings.float()
+        return embeddings[0].float()
 
     def noise_pred(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """ε [b, c, h, w] float32. From v (arXiv 2202.00512 App. D): ε = √ᾱ·v + √(1 − ᾱ)·x."""

@@ -52,13 +52,13 @@ PROMPT_SETS: tuple[PromptSetInfo, ...] = (
         factory="ddpo_core.prompt_sets.files:open_prompts",
         options=(
             Option(name="path", type="str", required=True, help="the file; never loaded whole"),
-            Option(name="column", type="str", help="which column holds the prompt; default prompt, text or caption"),
+            Option(name="column", type="str", help="the prompt's column; else prompt, text or caption"),
             _article(False),
         ),
         doc=(
-            "One prompt per line (.txt), row (.csv with a header, .parquet) or object (.jsonl). Blank prompts are "
-            "skipped; every other column becomes metadata. Text is UTF-8. A .parquet file is read one row group "
-            "at a time and needs pyarrow; groups of some thousand rows make it quick."
+            "One prompt per line (.txt), row (.csv with a header, .parquet) or object (.jsonl). Blank "
+            "prompts are skipped; every other column becomes metadata. Text is UTF-8. A .parquet file is "
+            "read from the start of a row group and needs pyarrow: groups of some thousand rows are quick."
         ),
     ),
     PromptSetInfo(

@@ -8,12 +8,11 @@ a file in order reads each part of it once.
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -23,22 +22,25 @@ from ddpo_core.protocols import PromptSet
 from ddpo_core.types import Prompt
 
 STRIDE = 1024  # records between two remembered places
-LONGEST_LINE = 1 << 20  # bytes; a longer one is another kind of file, and is refused before it fills the memory
+LONGEST_LINE = 1 << 20  # bytes; a longer one is no prompt, and is refused before it fills the memory
 TEXT_COLUMNS = ("prompt", "text", "caption")
 _BOM = b"\xef\xbb\xbf"
 
 
 class _Format(Protocol):
-    """How a kind of file holds prompts."""
+    """How a kind of file holds prompts. A place is what `prompts` needs to start there."""
 
-    def prompts(self, start: int) -> Iterator[tuple[int, Prompt]]:
-        """The prompts from `start` on (0: the first), each with the place that reads it again."""
+    def places(self) -> Iterator[int]:
+        """Where each prompt of the file is. Raises `UsageError` at the first record that is malformed."""
+
+    def prompts(self, place: int) -> Iterator[Prompt]:
+        """The prompts from a place on, in the order of the file."""
 
 
 def open_prompts(*, path: str, column: str | None = None, article: bool = False) -> PromptSet:
     """The prompts of a .txt, .csv, .jsonl or .parquet file.
 
-    `column` names the one that holds the prompt; without it the first of prompt, text and caption that is there.
+    `column` holds the prompt; where it is None, the first of prompt, text and caption that is there does.
     Raises `UsageError` where the file is missing, empty, malformed, or has no such column.
     """
     file = Path(path).expanduser()
@@ -46,11 +48,13 @@ def open_prompts(*, path: str, column: str | None = None, article: bool = False)
         raise UsageError(f"the prompt file {path!r} {'is a folder' if file.is_dir() else 'does not exist'}")
     suffix = file.suffix.lower()
     if suffix == ".txt" and column:
-        raise UsageError(f"the prompt file {path!r} has no columns, got column={column}", hint="leave column out")
+        raise UsageError(f"the prompt file {path!r} has no columns, got column={column}", hint="leave it out")
     if suffix == ".parquet":
         return FilePrompts(file, _Parquet(file, column), article=article)
     if suffix not in _TEXT_FORMATS:
-        raise UsageError(f"the prompt file {path!r} expects .txt, .csv, .jsonl or .parquet, got {suffix or 'no'} suffix")
+        raise UsageError(
+            f"the prompt file {path!r} expects .txt, .csv, .jsonl or .parquet, got {suffix or 'no suffix'}"
+        )
     return FilePrompts(file, _TEXT_FORMATS[suffix](file, column), article=article)
 
 
@@ -64,9 +68,10 @@ class FilePrompts:
         self._stamp = _stamp(file)
         self._places = array("Q")  # of records 0, 1024, 2048, …
         self._length = 0
-        for self._length, (place, _) in enumerate(contents.prompts(0), start=1):
-            if self._length % STRIDE == 1:
+        for place in contents.places():
+            if self._length % STRIDE == 0:
                 self._places.append(place)
+            self._length += 1
         if self._length == 0:
             raise UsageError(f"the prompt file {str(file)!r} holds no prompt: it is empty or all blank")
         self._block_number = -1
@@ -82,7 +87,8 @@ class FilePrompts:
         if number != self._block_number:
             self._block = self._read(number)
             self._block_number = number
-        return self._block[place]
+        prompt = self._block[place]
+        return with_articles([prompt])[0] if self._article else prompt
 
     def _read(self, number: int) -> Sequence[Prompt]:
         if _stamp(self._file) != self._stamp:
@@ -90,10 +96,216 @@ class FilePrompts:
                 f"the prompt file {str(self._file)!r} changed while it was in use",
                 hint="put the old file back and resume, or start a new run",
             )
-        prompts = [prompt for _, prompt in islice(self._contents.prompts(self._places[number]), STRIDE)]
-        return with_articles(prompts) if self._article else prompts
+        return list(islice(self._contents.prompts(self._places[number]), STRIDE))
 
 
 def _stamp(file: Path) -> tuple[int, int]:
     status = file.stat()
     return status.st_size, status.st_mtime_ns
+
+
+class _Lines:
+    """The decoded lines of a file, with the byte offset of the line that comes next."""
+
+    def __init__(self, file: Path, stream: BinaryIO, offset: int = 0) -> None:
+        self._file = file
+        self._stream = stream
+        self.offset = max(offset, len(_BOM)) if stream.read(len(_BOM)) == _BOM else offset
+        self.number = 0  # of the line last given, counted from where the reading began
+        stream.seek(self.offset)
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._stream.readline(LONGEST_LINE + 1)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        if len(line) > LONGEST_LINE:
+            raise self.error(f"a line of at most {LONGEST_LINE} bytes", "a longer one")
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self.error("UTF-8 text", f"the byte 0x{line[error.start]:02x}") from error
+        self.offset += len(line)
+        return text
+
+    def error(self, expected: str, got: str) -> UsageError:
+        where = f"line {self.number} of the prompt file {str(self._file)!r}"
+        return UsageError(f"{where} expects {expected}, got {got}")
+
+
+class _Txt:
+    """One prompt per line."""
+
+    def __init__(self, file: Path, column: str | None) -> None:
+        self._file = file
+
+    def places(self) -> Iterator[int]:
+        return (place for place, _ in self._texts(0))
+
+    def prompts(self, place: int) -> Iterator[Prompt]:
+        return (Prompt(text) for _, text in self._texts(place))
+
+    def _texts(self, start: int) -> Iterator[tuple[int, str]]:
+        with self._file.open("rb") as stream:
+            lines = _Lines(self._file, stream, start)
+            place = lines.offset
+            for line in lines:
+                if text := line.strip():
+                    yield place, text
+                place = lines.offset
+
+
+class _Csv:
+    """A header and rows, as in RFC 4180: a quoted field may hold commas, doubled quotes and line ends."""
+
+    def __init__(self, file: Path, column: str | None) -> None:
+        self._file = file
+        self._header: list[str] = []
+        rows = self._rows(0)
+        self._header = next((row for _, row in rows), [])
+        self._body = next((place for place, _ in rows), file.stat().st_size)
+        self._column = _text_column(file, self._header, column)
+        self._text_at = self._header.index(self._column)
+
+    def places(self) -> Iterator[int]:
+        return (place for place, row in self._rows(self._body) if row[self._text_at].strip())
+
+    def prompts(self, place: int) -> Iterator[Prompt]:
+        for _, row in self._rows(place):
+            if text := row[self._text_at].strip():
+                yield Prompt(text, _others(dict(zip(self._header, row, strict=True)), self._column))
+
+    def _rows(self, start: int) -> Iterator[tuple[int, list[str]]]:
+        """Rows with the place each starts at: exact, for the reader asks for lines one by one."""
+        with self._file.open("rb") as stream:
+            lines = _Lines(self._file, stream, start)
+            place = lines.offset
+            reader = csv.reader(lines, strict=True)
+            while (row := self._next_row(reader, lines)) is not None:
+                if row:
+                    yield place, row
+                place = lines.offset
+
+    def _next_row(self, reader: Iterator[list[str]], lines: _Lines) -> list[str] | None:
+        """The next row, [] for a blank line, None at the end."""
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise lines.error("well-formed CSV", f"{str(error)!r}") from error
+        if row and self._header and len(row) != len(self._header):
+            expected = f"{len(self._header)} fields, as in the header (quote those with commas)"
+            raise lines.error(expected, str(len(row)))
+        return row
+
+
+class _Jsonl:
+    """One JSON object per line."""
+
+    def __init__(self, file: Path, column: str | None) -> None:
+        self._file = file
+        self._column = ""
+        first = next((record for _, record in self._records(0)), {})
+        self._column = _text_column(file, list(first), column)
+
+    def places(self) -> Iterator[int]:
+        return (place for place, record in self._records(0) if record[self._column].strip())
+
+    def prompts(self, place: int) -> Iterator[Prompt]:
+        for _, record in self._records(place):
+            if text := record[self._column].strip():
+                yield Prompt(text, _others(record, self._column))
+
+    def _records(self, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        with self._file.open("rb") as stream:
+            lines = _Lines(self._file, stream, start)
+            place = lines.offset
+            for line in lines:
+                if not line.isspace():
+                    yield place, self._parse(line, lines)
+                place = lines.offset
+
+    def _parse(self, line: str, lines: _Lines) -> dict[str, Any]:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise lines.error("a JSON object per line", f"{str(error)!r}") from error
+        if not isinstance(record, dict):
+            raise lines.error("a JSON object per line", f"a {type(record).__name__}")
+        if self._column and not isinstance(record.get(self._column), str):
+            raise lines.error(f"a string under {self._column!r}", f"{record.get(self._column)!r}")
+        return record
+
+
+class _Parquet:
+    """A table in row groups. A place is a row number; reaching it reads its row group from the start."""
+
+    def __init__(self, file: Path, column: str | None) -> None:
+        self._file = file
+        with self._open() as table:
+            metadata = table.metadata
+            self._column = _text_column(file, table.schema_arrow.names, column)
+            kind = str(table.schema_arrow.field(self._column).type)
+        if "string" not in kind:  # string, large_string, string_view, or a dictionary of them
+            raise UsageError(f"the prompt file {str(file)!r} expects text in {self._column!r}, got {kind}")
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self._first_rows = [0, *accumulate(sizes)][:-1]
+
+    def places(self) -> Iterator[int]:
+        return (row for row, record in self._records(0, [self._column]) if record[self._column].strip())
+
+    def prompts(self, place: int) -> Iterator[Prompt]:
+        for _, record in self._records(place, None):
+            if text := record[self._column].strip():
+                yield Prompt(text, _others(record, self._column))
+
+    def _records(self, start: int, columns: Sequence[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Rows from `start` on with their numbers, where there is a text; all columns for None."""
+        if not self._first_rows:
+            return
+        group = bisect_right(self._first_rows, start) - 1
+        row = self._first_rows[group]
+        with self._open() as table:
+            groups = range(group, len(self._first_rows))
+            for batch in table.iter_batches(batch_size=STRIDE, row_groups=groups, columns=columns):
+                wanted = batch.slice(min(max(0, start - row), batch.num_rows))
+                for number, record in enumerate(wanted.to_pylist(), start=max(row, start)):
+                    if record[self._column] is not None:
+                        yield number, record
+                row += batch.num_rows
+
+    def _open(self) -> Any:
+        try:
+            from pyarrow import parquet
+        except ImportError as error:
+            raise EnvironmentFault(
+                f"the prompt file {str(self._file)!r} needs the package pyarrow, which is not installed",
+                hint="pip install pyarrow",
+            ) from error
+        try:
+            return parquet.ParquetFile(self._file)
+        except ValueError as error:  # pyarrow's own ArrowInvalid is one
+            raise UsageError(f"the prompt file {str(self._file)!r} is no parquet file: {error}") from error
+
+
+_TEXT_FORMATS: Mapping[str, type[_Txt | _Csv | _Jsonl]] = {".txt": _Txt, ".csv": _Csv, ".jsonl": _Jsonl}
+
+
+def _text_column(file: Path, found: Sequence[str], wanted: str | None) -> str:
+    """The column that holds the prompt. Raises `UsageError` that names those there are."""
+    if not found:
+        raise UsageError(f"the prompt file {str(file)!r} holds no prompt: it is empty or all blank")
+    for name in (wanted,) if wanted else TEXT_COLUMNS:
+        if name in found:
+            return name
+    expected = repr(wanted) if wanted else "one of " + ", ".join(map(repr, TEXT_COLUMNS))
+    raise UsageError(
+        f"the prompt file {str(file)!r} expects the column {expected}, got {', '.join(map(repr, found))}",
+        hint=f"--prompts file,path={file},column={found[0]}",
+    )
+
+
+def _others(record: Mapping[str, object], column: str) -> dict[str, object]:
+    return {name: value for name, value in record.items() if name != column}

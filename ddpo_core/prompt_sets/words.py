@@ -8,8 +8,8 @@ classes 0–397, in class order), as tabulated in the package timm 1.0.31 (`imag
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
 from importlib import resources
 from itertools import product
 from typing import Any
@@ -18,23 +18,19 @@ from ddpo_core.errors import EnvironmentFault, UsageError
 from ddpo_core.prompt_sets import INSTALL_INFLECT
 from ddpo_core.types import Prompt
 
-ANIMALS: tuple[str, ...] = tuple(
-    """
+_ANIMALS = """
     cat dog horse monkey rabbit zebra spider bird sheep deer cow goat lion tiger bear raccoon fox wolf lizard
     beetle ant butterfly fish shark whale dolphin squirrel mouse rat snake turtle frog chicken duck goose bee
     pig turkey fly llama camel bat gorilla hedgehog kangaroo
-    """.split()
-)
-COUNTABLE_ANIMALS: tuple[str, ...] = tuple(
-    """
-    cat dog horse monkey rabbit spider bird sheep cow lion tiger bear raccoon fox wolf ant fish squirrel turtle
-    frog chicken pig
-    """.split()
-)
+"""
+_COUNTABLE_ANIMALS = """
+    cat dog horse monkey rabbit spider bird sheep cow lion tiger bear raccoon fox wolf ant fish squirrel
+    turtle frog chicken pig
+"""
+ANIMALS = tuple(_ANIMALS.split())
+COUNTABLE_ANIMALS = tuple(_COUNTABLE_ANIMALS.split())
 ACTIVITIES = ("washing the dishes", "riding a bike", "playing chess")
-NUMBERS: Mapping[str, int] = {
-    word: count for count, word in enumerate(("two", "three", "four", "five", "six", "seven", "eight"), start=2)
-}
+NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
 
 
 def animals(*, article: bool = False) -> Sequence[Prompt]:
@@ -75,7 +71,7 @@ def imagenet_animals(*, article: bool = False) -> Sequence[Prompt]:
 
 
 def inline(*, texts: object, article: bool = False) -> Sequence[Prompt]:
-    """The given texts, blank ones skipped. Raises `UsageError` unless it is a list of strings with one that is not."""
+    """The given texts, blank ones skipped. Raises `UsageError` unless they are strings, some not blank."""
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
         raise UsageError(
             f"the prompt set 'inline' expects texts to be a list of strings, got {texts!r}",
@@ -96,19 +92,13 @@ def with_articles(prompts: Iterable[Prompt]) -> list[Prompt]:
     return [Prompt(grammar.a(prompt.text), prompt.metadata) for prompt in prompts]
 
 
-_GRAMMAR: list[Any] = []  # inflect's engine, once somebody needed it: its import takes a second
-
-
+@cache
 def _grammar() -> Any:
-    if not _GRAMMAR:
-        _GRAMMAR.append(_import_inflect().engine())
-    return _GRAMMAR[0]
-
-
-def _import_inflect() -> Any:
     try:
-        return importlib.import_module("inflect")
+        import inflect  # here, because its import takes a second
     except ImportError as error:
         raise EnvironmentFault(
-            "articles and plurals in prompts need the package inflect, which is not installed", hint=INSTALL_INFLECT
+            "articles and plurals of prompts need the package inflect, which is not installed",
+            hint=INSTALL_INFLECT,
         ) from error
+    return inflect.engine()

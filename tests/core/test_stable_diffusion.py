@@ -71,7 +71,7 @@ def test_embeddings_are_those_of_the_pipeline_whatever_was_cached_before(model):
 
 def test_a_prompt_is_encoded_once(model, monkeypatch):
     model.encode(["a cat", ""])
-    monkeypatch.setattr(model, "_embed", lambda texts: pytest.fail(f"encoded again: {texts}"))
+    monkeypatch.setattr(model, "_embed", lambda text: pytest.fail(f"encoded again: {text}"))
     model.encode(["", "a cat", "a cat"])
 
 
@@ -172,7 +172,7 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradient(tiny_pipe
         model = load(pretrained=str(tiny_pipeline))
         model.adapt(lora_rank=4, gradient_checkpointing=checkpointing)
         policy, conditioning, calls = policy_of(moved(model)), model.encode(["a cat"]), []
-        model.network.down_blocks[0].resnets[0].conv1.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        model.network.up_blocks[-1].resnets[0].conv1.register_forward_hook(lambda *_, calls=calls: calls.append(1))
         latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
         policy.step(torch.tensor([2]), latents, conditioning).mean.square().sum().backward()
         gradients.append([p.grad for p in model.trainable_parameters()])

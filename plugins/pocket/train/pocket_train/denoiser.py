@@ -33,7 +33,7 @@ FLAT_SHARE = 0.35  # of the time at the peak, then a cosine to 1 %
 CAPTION_DROPOUT = 0.12
 MIN_SNR = 5.0
 EMA_SECONDS = 120.0  # memory of the moving average at most; shorter at the start
-SYNC_SECONDS = 3.0
+SYNC_SECONDS = 5.0
 CHECKPOINT_SECONDS = 120.0
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,9 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return CLIPTextModel(config)
+    encoder = CLIPTextModel(config)
+    encoder.set_attn_implementation("eager")  # see new_unet: here it halves the time
+    return encoder
 
 
 def new_scheduler() -> DDIMScheduler:

@@ -1,0 +1,250 @@
+"""`ddpo rewards list`, `ddpo samplers show NAME` and so on: one implementation for all five kinds.
+
+Nothing here imports torch, and nothing a plugin says of itself may.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+from ddpo_cli.console import emit_json, style, table
+from ddpo_core import __version__
+from ddpo_core.discovery import KINDS, Entry, Plugin, Registry, missing_packages, registry
+from ddpo_core.info import Option, RewardInfo
+from ddpo_core.options import spelled
+
+
+class Noun(NamedTuple):
+    """A group of commands and the kind of part it is about."""
+
+    command: str
+    kind: str
+
+
+NOUNS = tuple(Noun(kind.command.split()[1], name) for name, kind in KINDS.items())
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def commands_for(noun: Noun) -> typer.Typer:
+    """`list` and `show` for one kind; the bare noun lists."""
+    word = KINDS[noun.kind].word
+    commands = typer.Typer(help=f"List the installed {word}s, or show one.")
+
+    @commands.callback(invoke_without_command=True)
+    def bare(context: typer.Context) -> None:
+        if context.invoked_subcommand is None:
+            list_entries(noun, as_json=False)
+
+    @commands.command("list", help=f"List the installed {word}s.")
+    def list_command(as_json: AsJson = False) -> None:
+        list_entries(noun, as_json)
+
+    @commands.command("show", help=f"Show one {word}: what it takes and gives.")
+    def show_command(
+        name: Annotated[str, typer.Argument(help="A name, an alias, or distribution/name.")],
+        as_json: AsJson = False,
+    ) -> None:
+        show_entry(noun, name, as_json)
+
+    return commands
+
+
+def list_entries(noun: Noun, as_json: bool) -> None:
+    """Print all of one kind."""
+    known = registry()
+    entries = known.entries(noun.kind)
+    if as_json:
+        emit_json({noun.command: [described(entry) for entry in entries]})
+        return
+    warn(known)
+    if not entries:
+        print(f"no {KINDS[noun.kind].word}s are installed", file=sys.stderr)
+        return
+    rows = [(*_names(entry, entries), entry.info.summary) for entry in entries]
+    print(table(rows, ("name", "from", "summary")))
+
+
+def _names(entry: Entry, entries: list[Entry]) -> tuple[str, str]:
+    """The name to type, and where it comes from; the qualified name where the bare one is ambiguous."""
+    clash = sum(other.is_called(entry.info.name) for other in entries) > 1
+    name = entry.qualified if clash else entry.info.name
+    aliases = "".join(f", {alias}" for alias in entry.info.aliases)
+    return name + aliases, f"{entry.plugin.distribution} {entry.plugin.version}".strip()
+
+
+def show_entry(noun: Noun, name: str, as_json: bool) -> None:
+    """Print everything that is known of one."""
+    known = registry()
+    entry = known.entry(noun.kind, name)
+    if as_json:
+        emit_json({KINDS[noun.kind].word.replace(" ", "_"): described(entry)})
+        return
+    warn(known)
+    print(shown(entry))
+
+
+def described(entry: Entry) -> dict[str, object]:
+    """An entry for programs."""
+    return {
+        **asdict(entry.info),
+        "qualified": entry.qualified,
+        "distribution": entry.plugin.distribution,
+        "version": entry.plugin.version,
+        "missing": missing_packages(entry.info),
+    }
+
+
+def shown(entry: Entry) -> str:
+    """An entry for people."""
+    info, plugin = entry.info, entry.plugin
+    facts = {
+        "from": f"{plugin.distribution} {plugin.version}".strip(),
+        "aliases": ", ".join(info.aliases),
+        **(_reward_facts(info) if isinstance(info, RewardInfo) else _other_facts(info)),
+        "needs": _needs(entry),
+    }
+    width = max(map(len, facts))
+    parts = [f"{style(info.name, 'bold')}: {info.summary}"]
+    parts.append("\n".join(f"  {key.ljust(width)}  {value}" for key, value in facts.items() if value))
+    if info.options:
+        rows = [(f"  {o.name}", _type(o), _default(o), o.help) for o in info.options]
+        parts.append(table(rows, ("  option", "type", "default", "meaning")))
+    if info.doc:
+        parts.append(info.doc.strip())
+    return "\n\n".join(parts)
+
+
+def _reward_facts(info: RewardInfo) -> dict[str, str]:
+    low, high = info.range
+    bounded = math.isfinite(low) or math.isfinite(high)
+    return {
+        "unit": info.unit,
+        "range": f"{_bound(low)} to {_bound(high)}" if bounded else "",
+        "higher is": info.higher_is,
+        "judges": {"sample": "each image by itself", "group": "the images of one prompt together"}.get(
+            info.scope, "all images of an epoch together"
+        ),
+        "gradient": "yes" if info.differentiable else "no",
+        "weights": "; ".join(f"{w.name} ({w.megabytes:g} MB, {w.licence})" for w in info.weights),
+        "licence": info.licence,
+        "fooled by": info.fooled_by,
+    }
+
+
+def _other_facts(info: Any) -> dict[str, str]:
+    """The fields that a sampler's, an estimator's or a model's record has besides the common ones."""
+    facts: dict[str, str] = {}
+    if getattr(info, "needs", ()):
+        facts["works with"] = "samplers whose steps have log-probs"
+    if hasattr(info, "updates_per_epoch"):
+        only = " exactly" if info.fixed_updates else " unless told otherwise"
+        facts["updates"] = f"{info.updates_per_epoch} per epoch{only}"
+    if getattr(info, "prompts", ""):
+        facts["prompts"] = f"{info.prompts} unless told otherwise"
+    if getattr(info, "defaults", None):
+        facts["settings"] = ", ".join(f"{key}={value}" for key, value in info.defaults.items())
+    return facts
+
+
+def _needs(entry: Entry) -> str:
+    missing = missing_packages(entry.info)
+    if not missing:
+        return ", ".join(entry.info.requires)
+    mend = f"; {entry.info.install_hint}" if entry.info.install_hint else ""
+    return f"{', '.join(entry.info.requires)} (not installed: {', '.join(missing)}{mend})"
+
+
+def _type(option: Option) -> str:
+    if option.choices:
+        return "|".join(option.choices)
+    low, high = option.minimum, option.maximum
+    if math.isinf(low) and math.isinf(high):
+        return option.type
+    return f"{option.type} {_bound(low)} to {_bound(high)}"
+
+
+def _bound(number: float) -> str:
+    return f"{number:g}".replace("inf", "∞")
+
+
+def _default(option: Option) -> str:
+    if option.required:
+        return "required"
+    return "" if option.default is None else spelled(option.default)
+
+
+plugins_app = typer.Typer(help="List the installed plugins and what each provides.")
+
+
+@plugins_app.callback(invoke_without_command=True)
+def plugins_bare(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        plugins_list()
+
+
+@plugins_app.command("list")
+def plugins_list(as_json: AsJson = False) -> None:
+    """List the installed plugins: version, what each provides, and why one does not work."""
+    plugins = registry().plugins
+    if as_json:
+        emit_json({"plugins": [described_plugin(plugin) for plugin in plugins]})
+        return
+    rows = [(p.distribution, p.version, p.status, _provides(p)) for p in plugins]
+    print(table(rows, ("plugin", "version", "status", "provides")))
+
+
+def described_plugin(plugin: Plugin) -> dict[str, object]:
+    """A plugin for programs."""
+    return {
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "entry_point": plugin.entry_point,
+        "module": plugin.module,
+        "status": plugin.status,
+        "reason": plugin.reason,
+        "hint": plugin.hint,
+        "load_ms": round(plugin.load_ms, 1),
+        "heavy": list(plugin.heavy),
+        "provides": provided(plugin),
+    }
+
+
+def provided(plugin: Plugin) -> Mapping[str, list[str]]:
+    """What a plugin provides: names under the command that lists them."""
+    return {
+        noun.command: [info.name for info in plugin.infos[noun.kind]]
+        for noun in NOUNS
+        if plugin.infos.get(noun.kind)
+    }
+
+
+def _provides(plugin: Plugin) -> str:
+    if plugin.status != "ok":
+        return plugin.reason
+    text = "; ".join(f"{command}: {', '.join(names)}" for command, names in provided(plugin).items())
+    return f"{text} (slow to load: imports {', '.join(plugin.heavy)})" if plugin.heavy else text
+
+
+def print_versions() -> None:
+    """`ddpo --version`: ddpo's own and each plugin's."""
+    print(f"ddpo {__version__}")
+    for plugin in registry().plugins[1:]:
+        status = "" if plugin.status == "ok" else f"  ({plugin.status}: {plugin.reason})"
+        print(f"{plugin.distribution} {plugin.version}{status}")
+
+
+def warn(known: Registry) -> None:
+    """Tell on stderr of plugins that could not be loaded, and of names in DDPO_BLOCK that nothing has."""
+    for plugin in known.broken:
+        message = f"plugin {plugin.distribution} {plugin.version} is not loaded: {plugin.reason}"
+        print(f"{style('warning:', 'yellow', sys.stderr)} {message}\n  {plugin.hint}", file=sys.stderr)
+    for name in known.unmatched:
+        message = f"DDPO_BLOCK or DDPO_ONLY names '{name}', and no installed plugin is called that"
+        print(f"{style('warning:', 'yellow', sys.stderr)} {message}", file=sys.stderr)

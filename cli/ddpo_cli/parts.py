@@ -1,0 +1,156 @@
+"""From a config to the objects that `ddpo_core.training.train` is given. This is where torch comes in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ddpo_cli import specs
+from ddpo_cli.settings import RunConfig
+from ddpo_core import spec as grammar
+from ddpo_core.errors import EnvironmentFault, UsageError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from ddpo_core.advantages import Normaliser
+    from ddpo_core.discovery import Registry
+    from ddpo_core.prompts import PromptStream
+    from ddpo_core.protocols import Denoiser, Estimator, PromptSet, Sampler
+    from ddpo_core.rewards import Objective, Term
+    from ddpo_core.training import Settings
+
+Adapted = Any  # a Denoiser whose `adapt` was called
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is needed to draw pictures."""
+
+    denoiser: Denoiser
+    sampler: Sampler
+    accelerator: Accelerator
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is needed to train."""
+
+    model: Model
+    estimator: Estimator
+    objective: Objective
+    normaliser: Normaliser
+    prompt_set: PromptSet
+    prompts: PromptStream
+    settings: Settings
+
+
+def require_torch() -> None:
+    """Raise `EnvironmentFault` where the base install alone is there."""
+    try:
+        import accelerate  # noqa: F401
+        import diffusers  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise EnvironmentFault(
+            f"training needs the package '{error.name}', which is not installed",
+            hint='pip install "ddpo[train]"',
+        ) from error
+
+
+def make_accelerator(config: RunConfig) -> Accelerator:
+    """Accelerate's handle on devices and processes. Raises `UsageError` for a device that is not there."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=config.device == "cpu")
+    if config.device not in ("auto", accelerator.device.type):
+        raise UsageError(
+            f"--device {config.device}: there is none here; got {accelerator.device.type}",
+            hint="`ddpo doctor` shows the devices; --device auto takes the best one",
+        )
+    return accelerator
+
+
+def quiet_loading() -> None:
+    """No progress bars of other libraries in the live view."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def load_model(config: RunConfig, registry: Registry, *, adapted: bool = True) -> Model:
+    """The model on its device; `adapted`: it knows which of its weights are trained."""
+    import torch
+
+    quiet_loading()
+    accelerator = make_accelerator(config)
+    dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.mixed_precision]
+    found = specs.find(registry, "model", config.model)
+    denoiser: Adapted = registry.build("model", found.spec, device=accelerator.device, dtype=dtype)
+    if adapted:
+        denoiser.adapt(
+            lora_rank=config.lora_rank,
+            lora_alpha=config.lora_alpha,
+            lora_targets=config.lora_targets,
+            gradient_checkpointing=config.gradient_checkpointing,
+            seed=config.seed,
+        )
+    sampler = registry.build("sampler", specs.find(registry, "sampler", config.sampler).spec)
+    return Model(denoiser, sampler, accelerator)
+
+
+def build(config: RunConfig, registry: Registry) -> Parts:
+    """Everything, rewards first: a missing judge is known before a large model is loaded."""
+    from ddpo_core.advantages import Normaliser
+    from ddpo_core.prompts import PromptStream
+    from ddpo_core.rewards import Objective
+
+    terms = [_term(registry, text, watched=False) for text in config.reward]
+    terms += [_term(registry, text, watched=True) for text in config.watch]
+    prompt_set = load_prompts(config, registry)
+    estimator = registry.build("estimator", specs.find(registry, "estimator", config.estimator).spec)
+    over, options = specs.advantage_options(config.advantages)
+    buffers = {key: options[key] for key in ("buffer_size", "min_count") if key in options}
+    return Parts(
+        model=load_model(config, registry),
+        estimator=estimator,
+        objective=Objective(terms),
+        normaliser=Normaliser(over, **buffers),  # type: ignore[arg-type]  # `specs` has checked the name
+        prompt_set=prompt_set,
+        prompts=PromptStream(prompt_set, seed=config.seed, group_size=specs.group_size(config.advantages)),
+        settings=settings_of(config),
+    )
+
+
+def load_prompts(config: RunConfig, registry: Registry) -> PromptSet:
+    """The prompt set that was named, or the prompts that were typed."""
+    from ddpo_core.types import Prompt
+
+    if config.prompt:
+        return [Prompt(text) for text in config.prompt]  # type: ignore[return-value]  # a list is one, structurally
+    prompt_set: PromptSet = registry.build("prompts", specs.find(registry, "prompts", config.prompts).spec)
+    return prompt_set
+
+
+def settings_of(config: RunConfig) -> Settings:
+    """The numbers of a config, as core takes them."""
+    from dataclasses import fields
+
+    from ddpo_core.training import Settings
+
+    return Settings(**{f.name: getattr(config, f.name) for f in fields(Settings) if hasattr(config, f.name)})
+
+
+def _term(registry: Registry, text: str, *, watched: bool) -> Term:
+    from ddpo_core.rewards import Term
+
+    spec = grammar.parse(text, weighted=True)
+    return Term(
+        label=spec.label,
+        weight=0.0 if watched else spec.weight,
+        reward=registry.build("reward", spec),
+        info=registry.find("reward", spec.name),
+        on_error=spec.on_error,
+    )

@@ -1,0 +1,256 @@
+"""`ddpo train`: from what was typed to a run, a dry run, or a run that goes on."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ddpo_cli import config_file, flags, provenance
+from ddpo_cli.flags import with_setting_flags
+from ddpo_cli.live import Header, make_view
+from ddpo_cli.resolve import CLIP_RANGE, Layer, Resolved, from_file, from_preset, resolve
+from ddpo_cli.run_folder import RunFolder
+from ddpo_cli.settings import RUN, RunConfig, declared
+from ddpo_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from ddpo_core.discovery import Registry
+
+INTERRUPTED = 130
+
+
+@with_setting_flags
+def train(
+    *,
+    clip_range: Annotated[float | None, flags.CLIP_RANGE] = None,
+    config: Annotated[Path | None, flags.CONFIG] = None,
+    preset: Annotated[str | None, flags.PRESET] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The run's folder, new or empty (default: runs/REWARD-MODEL-TIME).",
+            metavar="DIR",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Go on with the run in this folder; --epochs may be raised.",
+            metavar="DIR",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    allow_plugin_change: Annotated[
+        bool,
+        typer.Option(
+            "--allow-plugin-change",
+            help="Resume with other plugins than the run began with.",
+            rich_help_panel=RUN,
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")
+    ] = False,
+    measure: Annotated[
+        bool | None,
+        typer.Option(
+            help="With --dry-run: load the model and time one step (default: where that takes seconds)."
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="With --dry-run: as JSON.")] = False,
+    **settings: Any,
+) -> None:
+    """Fine-tune a text-to-image model towards one or more rewards.
+
+    ddpo train --reward jpeg
+    ddpo train --reward aesthetic:0.5 --reward jpeg:-1,quality=80 --preset paper/aesthetic
+    ddpo train --resume runs/mine
+    """
+    typed = flags.given(settings) | ({} if clip_range is None else {CLIP_RANGE: clip_range})
+    if json and not dry_run:
+        raise UsageError("--json belongs to --dry-run", hint="a run's numbers are in its metrics.jsonl")
+    if resume is not None:
+        if config or preset or out:
+            raise UsageError(
+                "--resume takes its settings from the run's folder; leave --config, --preset and --out out"
+            )
+        _resume(RunFolder.open(resume), typed, dry_run, measure, json, allow_plugin_change)
+        return
+    layers = [from_preset(preset)] if preset else []
+    layers += [from_file(config)] if config else []
+    layers.append(Layer("flag", typed))
+    registry = make_registry(layers)
+    resolved = resolve(layers, registry)
+    if dry_run:
+        _show_plan(resolved, registry, measure, json)
+        return
+    folder = _new_folder(out or default_folder(resolved.config))
+    if is_first_process():
+        folder.write_json(folder.plugins, provenance.describe(resolved.config, registry))
+        write_config(folder, resolved)
+    _run(folder, resolved, registry, None)
+
+
+def make_registry(layers: Sequence[Layer]) -> Registry:
+    """What is installed, and the plugin files that some layer names."""
+    from ddpo_core.discovery import registry
+
+    files = [str(file) for layer in layers for file in _as_list(layer.values.get("plugin", ()))]
+    found = registry()
+    for file in dict.fromkeys(files):
+        found = found.with_file(Path(file))
+    return found
+
+
+def _as_list(value: object) -> list[object]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def default_folder(config: RunConfig) -> Path:
+    """runs/jpeg-pocket-20240131-235959."""
+    names = [*provenance.labels(config), config.model.partition(",")[0]]
+    return Path("runs") / "-".join([*names, time.strftime("%Y%m%d-%H%M%S")])
+
+
+def is_first_process() -> bool:
+    """Of those that `accelerate launch` or torchrun started: the one that writes. Known before torch is imported."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _new_folder(path: Path) -> RunFolder:
+    return RunFolder.create(path) if is_first_process() else RunFolder(path)
+
+
+def write_config(folder: RunFolder, resolved: Resolved) -> None:
+    """config.toml, last of the first files: a folder that has one is a run."""
+    from ddpo_cli.run_folder import write_atomic
+
+    write_atomic(folder.config, config_file.dumps(resolved).encode())
+
+
+# going on
+
+
+def _resume(
+    folder: RunFolder,
+    typed: dict[str, object],
+    dry_run: bool,
+    measure: bool | None,
+    json: bool,
+    allow_plugin_change: bool,
+) -> None:
+    values, origins = config_file.stored(folder.config)
+    begun = Layer(f"run {folder.root}", values)
+    changes = Layer("flag", typed)
+    registry = make_registry([begun, changes])
+    before = Resolved(resolve([begun], registry).config, origins)
+    resolved = resumed(before, resolve([begun, changes], registry).config, folder)
+    if dry_run:
+        _show_plan(resolved, registry, measure, json)
+        return
+    now = provenance.describe(resolved.config, registry)
+    provenance.refuse_changes(folder.read_json(folder.plugins), now, allowed=allow_plugin_change)
+    latest = folder.latest_checkpoint()
+    if resolved.config.epochs < (latest or 0):
+        raise UsageError(
+            f"--epochs {resolved.config.epochs}: this run has done {latest} already; epochs can be raised"
+        )
+    if is_first_process():
+        folder.write_json(folder.plugins, now)
+        write_config(folder, resolved)
+    _run(folder, resolved, registry, latest)
+
+
+def resumed(before: Resolved, after: RunConfig, folder: RunFolder) -> Resolved:
+    """The run's config with what may change. Raises `UsageError` for what would change its numbers."""
+    old, new, origins = asdict(before.config), asdict(after), dict(before.origins)
+    for name, setting in declared().items():
+        if old[name] == new[name]:
+            continue
+        if setting.fixed:
+            raise UsageError(
+                f"{setting.flag} was {old[name]!r} when this run began, and a resumed run keeps it; got {new[name]!r}",
+                hint=f"a new run with it: ddpo train --config {folder.config} {setting.flag} …",
+            )
+        origins[name] = "flag, on resuming"
+    return Resolved(after, origins)
+
+
+# the run itself
+
+
+def _run(folder: RunFolder, resolved: Resolved, registry: Registry, resume_at: int | None) -> None:
+    from ddpo_cli import parts, report
+
+    goes_on = f"ddpo train --resume {folder.root}"
+    view = make_view()
+    try:
+        parts.require_torch()
+        from ddpo_cli.session import Session
+
+        session = Session(folder, resolved, registry, view)
+        outcome = session.run(make_header(folder, resolved), resume_at)
+    except KeyboardInterrupt:
+        latest = folder.latest_checkpoint()
+        saved = f"the last checkpoint is epoch {latest}" if latest else "there is no checkpoint yet"
+        view.say(f"Stopped at once; {saved}. To go on: {goes_on}")
+        raise typer.Exit(INTERRUPTED) from None
+    if not is_first_process():
+        return
+    report.write_report(folder)
+    if outcome.interrupted:
+        view.say(
+            f"Stopped after epoch {outcome.epoch} of {resolved.config.epochs}, saved. To go on: {goes_on}"
+        )
+        raise typer.Exit(INTERRUPTED)
+    print(
+        f"report   {folder.report}\nadapter  {folder.adapter}\npictures ddpo sample {folder.root} --prompt TEXT"
+    )
+
+
+def make_header(folder: RunFolder, resolved: Resolved) -> Header:
+    """What the view begins with: every reward with the distribution and version that it came from."""
+    config, plugins = resolved.config, folder.read_json(folder.plugins)
+    rewards = {label: _reward_line(part) for label, part in plugins["rewards"].items()}
+    model = plugins["parts"]["model"]
+    trained = f"LoRA of rank {config.lora_rank}" if config.lora_rank else "all weights"
+    prompts = config.prompts or f"{len(config.prompt)} typed"
+    facts = [
+        ("model", f"{config.model} · {model['distribution']} {model['version']} · {trained}"),
+        ("prompts", prompts),
+        (
+            "learning",
+            f"{config.estimator} · {config.sampler}, {config.num_steps} steps, guidance {config.guidance_scale:g}",
+        ),
+        (
+            "an epoch",
+            f"{config.samples_per_epoch} samples, {config.updates_per_epoch} updates, lr {config.learning_rate:g}, seed {config.seed}",
+        ),
+    ]
+    return Header(str(folder.root), config.epochs, rewards, facts)
+
+
+def _reward_line(part: dict[str, Any]) -> str:
+    weight = f"weight {part['weight']:g}" if part["weight"] else "watched"
+    return f"{weight} · {part['distribution']} {part['version']}"
+
+
+# the dry run
+
+
+def _show_plan(resolved: Resolved, registry: Registry, measure: bool | None, json: bool) -> None:
+    from ddpo_cli import plan, plan_text
+
+    made = plan.make_plan(resolved.config, registry)
+    measured = plan_text.measured(resolved.config, registry, made, measure)
+    if json:
+        print(plan.as_json(made, resolved, asdict(measured) if measured else None))
+    else:
+        print(plan_text.text(made, resolved, measured))

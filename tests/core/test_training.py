@@ -1,0 +1,223 @@
+"""The loop as a whole, on a tiny Stable Diffusion and a reward with a known answer: brightness."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ddpo_core import checkpoint
+from ddpo_core.advantages import Normaliser
+from ddpo_core.denoisers.stable_diffusion import load
+from ddpo_core.errors import BatchError, RunError, SelfCheckError, UsageError
+from ddpo_core.estimators.ddpo import ImportanceSampling, ScoreFunction
+from ddpo_core.info import RewardInfo
+from ddpo_core.prompts import PromptStream
+from ddpo_core.rewards import Objective, Term
+from ddpo_core.samplers.ddim import DDIM
+from ddpo_core.training import Settings, check_batches, train
+from ddpo_core.types import Prompt
+
+SETTINGS = Settings(
+    epochs=4,
+    samples_per_epoch=8,
+    sample_batch_size=4,
+    train_batch_size=2,
+    updates_per_epoch=2,
+    num_steps=3,
+    guidance_scale=2.0,
+    learning_rate=1e-3,
+)
+
+
+def brightness(images, prompts):
+    return images.mean((1, 2, 3))
+
+
+def objective_of(reward=brightness, **info):
+    return Objective([Term("bright", 1.0, reward, RewardInfo(name="bright", summary="", factory="", **info))])
+
+
+def parts(folder, **changes):
+    """Everything `train` needs, fresh."""
+    model = load(pretrained=str(folder))
+    model.adapt(lora_rank=2)
+    prompt_set = [Prompt("a cat"), Prompt("a dog"), Prompt("an ant")]
+    return {
+        "denoiser": model,
+        "sampler": DDIM(),
+        "estimator": ImportanceSampling(),
+        "objective": objective_of(),
+        "prompts": PromptStream(prompt_set, seed=0),
+        "normaliser": Normaliser("prompt", buffer_size=8, min_count=4),
+        "settings": SETTINGS,
+        **changes,
+    }
+
+
+def timeless(metrics):
+    return {name: value for name, value in metrics.items() if not name.startswith("seconds/")}
+
+
+def test_an_epoch_reports_what_the_documentation_promises(tiny_pipeline):
+    epochs = list(train(**parts(tiny_pipeline, settings=replace(SETTINGS, epochs=2))))
+    assert [epoch.metrics["epoch"] for epoch in epochs] == [1, 2]
+    assert [epoch.metrics["reward_queries"] for epoch in epochs] == [8, 16]
+    promised = {
+        *("reward/bright/mean", "reward/bright/stderr", "reward/bright/share", "loss", "approx_kl", "clip_fraction"),
+        *("grad_norm", "seconds/rollout", "seconds/scores", "seconds/update"),
+    }
+    assert promised <= set(epochs[0].metrics)
+    values = epochs[0].judged.rewards["bright"]
+    assert epochs[0].metrics["reward/bright/mean"] == pytest.approx(values.mean())
+    assert epochs[0].metrics["reward/bright/stderr"] == pytest.approx(values.std(ddof=1) / np.sqrt(8))
+    assert epochs[0].metrics["reward/bright/share"] == 1
+
+
+def test_two_equal_runs_are_bit_for_bit_equal(tiny_pipeline):
+    runs = [list(train(**parts(tiny_pipeline, settings=replace(SETTINGS, epochs=2)))) for _ in range(2)]
+    assert [timeless(epoch.metrics) for epoch in runs[0]][1] == [timeless(epoch.metrics) for epoch in runs[1]][1]
+    first, second = (run[-1].capture().weights for run in runs)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(tiny_pipeline, tmp_path, stop_after, rank):
+    def fresh():
+        model = load(pretrained=str(tiny_pipeline))
+        model.adapt(lora_rank=rank)
+        return parts(tiny_pipeline, denoiser=model)
+
+    whole = list(train(**fresh()))
+    for epoch in train(**fresh()):
+        if epoch.number == stop_after:
+            folder = checkpoint.save(tmp_path, epoch.capture())
+            break
+    torch.manual_seed(12345)  # whatever happened in between
+    rest = list(train(**fresh(), state=checkpoint.load(folder)))
+    assert [epoch.number for epoch in rest] == list(range(stop_after + 1, 5))
+    # the self-check runs once per start, so its figure stands in another epoch
+    metrics = [timeless(epoch.metrics) for epoch in whole[stop_after:]]
+    resumed = [{k: v for k, v in timeless(e.metrics).items() if not k.startswith("self_check")} for e in rest]
+    assert resumed == metrics
+    expected, weights = whole[-1].capture(), rest[-1].capture()
+    assert all(torch.equal(weights.weights[name], expected.weights[name]) for name in expected.weights)
+    assert weights.prompts == expected.prompts and weights.normaliser == expected.normaliser
+
+
+def test_the_first_update_is_made_at_ratio_one(tiny_pipeline):
+    settings = replace(SETTINGS, epochs=1, updates_per_epoch=1, train_batch_size=8)
+    (epoch,) = train(**parts(tiny_pipeline, settings=settings))
+    assert epoch.metrics["self_check/ratio_error"] <= 1e-6
+    assert epoch.metrics["approx_kl"] <= 1e-12 and epoch.metrics["clip_fraction"] == 0
+
+
+def test_score_function_and_importance_sampling_make_the_same_first_update(tiny_pipeline):
+    settings = replace(SETTINGS, epochs=1, updates_per_epoch=1)
+    after = []
+    for estimator in (ScoreFunction(), ImportanceSampling()):
+        (epoch,) = train(**parts(tiny_pipeline, settings=settings, estimator=estimator))
+        after.append(epoch.capture().weights)
+    for name in after[0]:
+        torch.testing.assert_close(after[0][name], after[1][name], atol=1e-6, rtol=1e-4)
+
+
+def test_gradients_do_not_depend_on_the_train_batch_size(tiny_pipeline):
+    after = []
+    for size in (1, 4):
+        settings = replace(SETTINGS, epochs=1, train_batch_size=size, self_check=False)
+        (epoch,) = train(**parts(tiny_pipeline, settings=settings))
+        after.append((epoch.metrics["grad_norm"], epoch.metrics["loss"]))
+    assert after[0] == pytest.approx(after[1], rel=1e-3, abs=1e-6)
+
+
+def test_training_raises_the_reward_and_a_negative_weight_lowers_it(tiny_pipeline):
+    settings = replace(
+        SETTINGS, epochs=12, samples_per_epoch=32, sample_batch_size=16, train_batch_size=16, learning_rate=3e-3
+    )
+    change = {}
+    for weight in (1.0, -1.0):
+        terms = [replace(objective_of().terms[0], weight=weight)]
+        run = parts(tiny_pipeline, settings=settings, objective=Objective(terms))
+        means = [epoch.metrics["reward/bright/mean"] for epoch in train(**run)]
+        change[weight] = np.mean(means[-3:]) - np.mean(means[:3])
+    assert change[1.0] > 0.005
+    assert change[-1.0] < -0.005
+
+
+def test_a_watched_reward_is_reported_and_does_not_steer(tiny_pipeline):
+    watched = Term("watched", 0.0, lambda images, prompts: -images.mean((1, 2, 3)), objective_of().terms[0].info)
+    settings = replace(SETTINGS, epochs=2)
+    plain = list(train(**parts(tiny_pipeline, settings=settings)))
+    both = list(train(**parts(tiny_pipeline, settings=settings, objective=Objective([*objective_of().terms, watched]))))
+    assert both[-1].metrics["reward/bright/mean"] == plain[-1].metrics["reward/bright/mean"]
+    assert both[-1].metrics["reward/watched/mean"] == pytest.approx(-both[-1].metrics["reward/bright/mean"])
+    assert both[-1].metrics["reward/watched/share"] == 0
+
+
+def test_several_inner_epochs_and_a_fraction_of_the_timesteps_make_as_many_updates_as_they_say(tiny_pipeline):
+    class Counting(ImportanceSampling):
+        steps: list[int]
+
+        def loss(self, policy, minibatch):
+            self.steps.append(len(minibatch.steps))
+            return super().loss(policy, minibatch)
+
+    estimator = Counting(inner_epochs=2, timestep_fraction=0.67)
+    estimator.steps = []
+    list(train(**parts(tiny_pipeline, settings=replace(SETTINGS, epochs=1), estimator=estimator)))
+    assert sum(estimator.steps) == 2 * 8 * 2  # inner epochs × samples × 2 of 3 steps
+
+
+def test_progress_is_told_phase_by_phase(tiny_pipeline):
+    seen = []
+    list(train(**parts(tiny_pipeline, settings=replace(SETTINGS, epochs=1)), on_progress=seen.append))
+    assert list(dict.fromkeys(progress.phase for progress in seen)) == ["rollout", "scores", "self-check", "update"]
+
+
+def test_a_constant_reward_ends_the_run_before_the_first_update(tiny_pipeline):
+    run = parts(tiny_pipeline, objective=objective_of(lambda images, prompts: [1.0] * len(prompts)))
+    before = run["denoiser"].trainable_state()
+    with pytest.raises(SelfCheckError, match="nothing to learn"):
+        next(train(**run))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in run["denoiser"].trainable_state().items())
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(tiny_pipeline):
+    class Broken(ImportanceSampling):
+        def loss(self, policy, minibatch):
+            loss = super().loss(policy, minibatch)
+            return replace(loss, value=loss.value * float("nan"))
+
+    run = parts(tiny_pipeline, estimator=Broken())
+    before = run["denoiser"].trainable_state()
+    with pytest.raises(RunError, match="not finite"):
+        next(train(**run))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in run["denoiser"].trainable_state().items())
+
+
+def test_ddpo_sf_refuses_a_second_update_per_round(tiny_pipeline):
+    with pytest.raises(UsageError, match="exactly one update per round; got 2"):
+        next(train(**parts(tiny_pipeline, estimator=ScoreFunction())))
+
+
+@pytest.mark.parametrize("mixed_precision", ["bf16"])
+def test_half_precision_keeps_ratio_one_before_the_first_update(tiny_pipeline, mixed_precision):
+    settings = replace(SETTINGS, epochs=1, mixed_precision=mixed_precision, train_batch_size=4)
+    (epoch,) = train(**parts(tiny_pipeline, settings=settings))
+    assert epoch.metrics["self_check/ratio_error"] <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "message"),
+    [
+        ({"samples_per_epoch": 30}, 1, "multiple of sample_batch_size × processes = 4, got 30; nearest: 28 or 32"),
+        ({"samples_per_epoch": 20, "updates_per_epoch": 8}, 1, "multiple of updates_per_epoch × processes = 8"),
+        ({"samples_per_epoch": 24, "train_batch_size": 5}, 1, "divisor of the 12 samples of an update, got 5; nearest"),
+        ({"samples_per_epoch": 12}, 2, "multiple of sample_batch_size × processes = 8, got 12; nearest: 8 or 16"),
+    ],
+)
+def test_batches_that_do_not_divide_are_refused_with_the_nearest_that_do(changes, processes, message):
+    with pytest.raises(BatchError, match=message.replace("×", ".")):
+        check_batches(replace(SETTINGS, **changes), processes)
