@@ -79,6 +79,17 @@ class Denoiser(Protocol):
     steps_offset: int  # added to "leading" timesteps
     timestep_spacing: str  # "leading", "trailing" or "linspace": the model's own choice
 
+    def adapt(
+        self,
+        *,
+        lora_rank: int,
+        lora_alpha: float | None = None,
+        lora_targets: Sequence[str] = (),
+        gradient_checkpointing: bool = False,
+        seed: int = 0,
+    ) -> None:
+        """Choose the trained weights, once, before training: a LoRA drawn from `seed`, or for rank 0 all of them."""
+
     def encode(self, texts: Sequence[str]) -> Conditioning:
         """What the network is told of each text, [B, …]; cached, without gradient."""
 

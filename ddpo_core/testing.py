@@ -219,6 +219,9 @@ class ToyDenoiser:
         self._embedding_size = embedding_size
         self._pixels = pixels
 
+    def adapt(self, **_: object) -> None:
+        """Nothing to choose: all of its weights are trained."""
+
     def encode(self, texts: Sequence[str]) -> Conditioning:
         """prompt_embeds [B, 1, E]: standard normal, seeded by the text's CRC-32."""
         return {"prompt_embeds": torch.stack([self._embedding(text) for text in texts]).unsqueeze(1)}

@@ -103,21 +103,13 @@ def _grid(frame: _Frame, x_name: str) -> list[str]:
     for value in nice_ticks(frame.y_low, frame.y_high, max(3, frame.height // 60)):
         y = frame.y(value)
         marks.append(f'<line class="grid" x1="{MARGIN_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        marks.append(
-            f'<text class="tick" x="{MARGIN_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{number(value)}</text>'
-        )
-    ticks = [
-        x for x in nice_ticks(frame.x_low, frame.x_high, max(3, frame.width // 90)) if float(x).is_integer()
-    ]
-    for value in ticks:
-        marks.append(
-            f'<text class="tick" x="{frame.x(value):.1f}" y="{bottom + 18}" text-anchor="middle">{number(value)}</text>'
-        )
+        marks.append(_tick(MARGIN_LEFT - 8, y + 4, number(value), "end"))
+    for value in nice_ticks(frame.x_low, frame.x_high, max(3, frame.width // 90)):
+        if float(value).is_integer():
+            marks.append(_tick(frame.x(value), bottom + 18, number(value), "middle"))
     marks.append(f'<line class="axis" x1="{MARGIN_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
     if x_name != "epoch":
-        marks.append(
-            f'<text class="tick" x="{right}" y="{bottom - 6}" text-anchor="end">{escape(x_name)}</text>'
-        )
+        marks.append(_tick(right, bottom - 6, escape(x_name), "end"))
     return marks
 
 
@@ -137,7 +129,7 @@ def _line(frame: _Frame, curve: Curve) -> str:
 
 def _points(frame: _Frame, curve: Curve) -> list[str]:
     """A dot at the end, and something to point at everywhere: SVG's own tooltips need no script."""
-    dot = f'<circle class="dot c{curve.colour}" cx="{frame.x(curve.x[-1]):.1f}" cy="{frame.y(curve.y[-1]):.1f}" r="3.5"/>'
+    dot = _circle(frame, curve.x[-1], curve.y[-1], f"dot c{curve.colour}", 3.5) + "</circle>"
     if len(curve.x) > MOST_HOVER_POINTS:
         return [dot]
     errors = curve.errors or [0.0] * len(curve.x)
@@ -145,7 +137,14 @@ def _points(frame: _Frame, curve: Curve) -> list[str]:
     for x, y, error in zip(curve.x, curve.y, errors, strict=True):
         margin = f" ± {number(error)}" if error else ""
         title = escape(f"epoch {x:g} · {curve.name} {number(y)}{margin}")
-        hovers.append(
-            f'<circle class="hover" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="7"><title>{title}</title></circle>'
-        )
+        hovers.append(f"{_circle(frame, x, y, 'hover', 7)}<title>{title}</title></circle>")
     return [dot, *hovers]
+
+
+def _circle(frame: _Frame, x: float, y: float, kind: str, radius: float) -> str:
+    """The opening tag."""
+    return f'<circle class="{kind}" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="{radius}">'
+
+
+def _tick(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text class="tick" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'

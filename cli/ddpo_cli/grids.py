@@ -30,7 +30,7 @@ class GridPlan:
 
 
 def plan_grid(prompt_set: PromptSet, count: int, run_seed: int) -> GridPlan:
-    """`count` prompts spread evenly over the set (repeated where it is smaller), a seed of its own for each."""
+    """`count` prompts spread evenly over the set, repeated where it is smaller; each with its own seed."""
     from ddpo_core.rollout import sample_seeds
 
     size = len(prompt_set)

@@ -16,7 +16,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from functools import cache
 from typing import Annotated
 
 import typer
@@ -29,31 +28,34 @@ from ddpo_core.errors import DdpoError, EnvironmentFault, UsageError
 # Click's usage error, wherever Typer keeps it: its own module since 0.26, the package `click` before.
 _TyperUsage: type[Exception] = typer.BadParameter.__mro__[1]
 
-app = typer.Typer(
-    name="ddpo",
-    help="Train diffusion models on anything you can score. A reward is a plugin: pip install it, use its name.",
-    pretty_exceptions_enable=False,
-    pretty_exceptions_show_locals=False,  # locals can hold tokens
-)
-for noun in listing.NOUNS:
-    app.add_typer(listing.commands_for(noun), name=noun.command)
-app.add_typer(listing.plugins_app, name="plugins")
-app.command()(doctor)
+# Commands that only look; they do not pay for importing the settings of the others.
 LIGHT = {*(noun.command for noun in listing.NOUNS), "plugins", "doctor", "--version"}
 
 
-@cache
-def register_run_commands() -> None:
-    """`train`, `sample` and `report`; their settings cost a listing command a quarter of its time."""
-    from ddpo_cli.report import report
-    from ddpo_cli.sample import sample
-    from ddpo_cli.train import train
+def make_app(*, light: bool = False) -> typer.Typer:
+    """The commands; a light app has only those that list and show."""
+    app = typer.Typer(
+        name="ddpo",
+        help="Train diffusion models on anything you can score. A reward is a plugin: pip install one, and use "
+        "its name.",
+        pretty_exceptions_enable=False,
+        pretty_exceptions_show_locals=False,  # locals can hold tokens
+    )
+    app.callback(invoke_without_command=True)(root)
+    if not light:
+        from ddpo_cli.report import report
+        from ddpo_cli.sample import sample
+        from ddpo_cli.train import train
 
-    for command in (train, sample, report):
-        app.command()(command)
+        for command in (train, sample, report):
+            app.command()(command)
+    for noun in listing.NOUNS:
+        app.add_typer(listing.commands_for(noun), name=noun.command)
+    app.add_typer(listing.plugins_app, name="plugins")
+    app.command()(doctor)
+    return app
 
 
-@app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
     version: Annotated[
@@ -75,8 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments or os.environ.get("DDPO_DEBUG", "0") not in ("", "0")
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        if not arguments or arguments[0] not in LIGHT:
-            register_run_commands()
+        app = make_app(light=bool(arguments) and arguments[0] in LIGHT)
         code = app(args=arguments, prog_name="ddpo", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):

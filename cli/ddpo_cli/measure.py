@@ -1,4 +1,4 @@
-"""Time and memory of a run, from one step of each kind on this machine. Loads the model; downloads nothing new."""
+"""Time and memory of a run, from one step of each kind on this machine."""
 
 from __future__ import annotations
 

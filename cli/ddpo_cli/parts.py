@@ -73,11 +73,12 @@ def make_accelerator(config: RunConfig) -> Accelerator:
 
 def quiet_loading() -> None:
     """No progress bars of other libraries in the live view."""
-    import diffusers.utils.logging
-    import transformers.utils.logging
+    import diffusers
+    import transformers
 
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
+    libraries: tuple[Any, ...] = (diffusers, transformers)
+    for library in libraries:
+        library.utils.logging.disable_progress_bar()
 
 
 def load_model(config: RunConfig, registry: Registry, *, adapted: bool = True) -> Model:
@@ -129,7 +130,7 @@ def load_prompts(config: RunConfig, registry: Registry) -> PromptSet:
     from ddpo_core.types import Prompt
 
     if config.prompt:
-        return [Prompt(text) for text in config.prompt]  # type: ignore[return-value]  # a list is one, structurally
+        return [Prompt(text) for text in config.prompt]
     prompt_set: PromptSet = registry.build("prompts", specs.find(registry, "prompts", config.prompts).spec)
     return prompt_set
 

@@ -155,7 +155,7 @@ def tensor_shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
 
 
 def lora_weights(shapes: Mapping[str, list[int]], rank: int, targets: tuple[str, ...]) -> int:
-    """Weights of a LoRA: rank × (inputs + outputs) for each layer that is hit, a kernel counting as inputs."""
+    """Weights of a LoRA: rank × (inputs + outputs) of each layer that is hit; a kernel counts as inputs."""
     layers = [layer for target in targets for layer in NAMED_TARGETS.get(target, (target,))]
     total = 0
     for name, shape in shapes.items():
@@ -169,8 +169,8 @@ def lora_weights(shapes: Mapping[str, list[int]], rank: int, targets: tuple[str,
 def _trajectory_bytes(config: RunConfig, folder: Path) -> int:
     unet = json.loads((folder / "unet" / "config.json").read_text())
     size = unet.get("sample_size") or 64
-    latents = unet.get("in_channels", 4) * (size * size if isinstance(size, int) else math.prod(size))
+    area = size * size if isinstance(size, int) else int(math.prod(size))
     vae = json.loads((folder / "vae" / "config.json").read_text()) if (folder / "vae").is_dir() else {}
     scale = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
-    pixels = 3 * (size * size if isinstance(size, int) else math.prod(size)) * scale**2
+    latents, pixels = int(unet.get("in_channels", 4)) * area, 3 * area * scale**2
     return config.samples_per_epoch * 4 * ((config.num_steps + 1) * latents + pixels)

@@ -65,7 +65,7 @@ def _part(registry: Registry, kind: str, text: str) -> dict[str, Any]:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over the names, sizes, heads and tails of a model's files: cheap, and a retrained one differs."""
+    """SHA-256 over names, sizes, heads and tails of a model's files: cheap, and a retrained one differs."""
     digest = hashlib.sha256()
     for file in sorted(
         path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin", ".json")
@@ -84,7 +84,7 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], *, allowed
     if changes and not allowed:
         raise UsageError(
             "this run was begun with other plugins:\n  " + "\n  ".join(changes),
-            hint="install those again, or accept another run than the one that was begun: --allow-plugin-change",
+            hint="install those again, or accept that it becomes another run: --allow-plugin-change",
         )
 
 

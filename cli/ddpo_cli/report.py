@@ -169,7 +169,7 @@ def _tiles(
         ("reward queries", charts.number(history[-1].get("reward_queries", math.nan))),
         ("sampling and training", duration(seconds)),
     ]
-    best = best_epoch(history, [int(line["epoch"]) for line in history], weights)
+    best = best_epoch(list(history), [int(line["epoch"]) for line in history], weights)
     return [*tiles, ("best epoch", str(best))] if best else tiles
 
 
@@ -178,9 +178,8 @@ def _learning_charts(history: Sequence[Metrics]) -> list[tuple[str, str, str]]:
     if not history:
         return []
     epochs = _column(history, "epoch")
-    small = {"width": 440, "height": 200}
     made = [
-        (title, charts.svg([Curve(title, epochs, _column(history, key))], **small), "")
+        (title, charts.svg([Curve(title, epochs, _column(history, key))], width=440, height=200), "")
         for key, title in LEARNING.items()
         if key in history[-1]
     ]
@@ -190,7 +189,7 @@ def _learning_charts(history: Sequence[Metrics]) -> list[tuple[str, str, str]]:
         for index, phase in enumerate(phases)
     ]
     legend = " ".join(f'<span class="key c{curve.colour}">{curve.name}</span>' for curve in seconds)
-    made.append(("Seconds an epoch", charts.svg(seconds, **small), legend))
+    made.append(("Seconds an epoch", charts.svg(seconds, width=440, height=200), legend))
     shares = [key for key in history[-1] if key.endswith("/share") and history[-1][key]]
     if len(shares) > 1:
         curves = [
@@ -198,7 +197,7 @@ def _learning_charts(history: Sequence[Metrics]) -> list[tuple[str, str, str]]:
             for i, key in enumerate(shares)
         ]
         legend = " ".join(f'<span class="key c{curve.colour}">{curve.name}</span>' for curve in curves)
-        made.append(("Share of the advantage's variance", charts.svg(curves, **small), legend))
+        made.append(("Share of the advantage's variance", charts.svg(curves, width=440, height=200), legend))
     return made
 
 

@@ -190,7 +190,7 @@ class RunFolder:
 
 
 def improvement(metrics: Metrics, first: Metrics, weights: Mapping[str, float]) -> float:
-    """Weighted rise of the rewards over epoch 1, each in standard errors of epoch 1: comparable over units."""
+    """Weighted rise of the rewards over epoch 1, each in standard errors of epoch 1, so that units cancel."""
     rise = 0.0
     for label, weight in weights.items():
         spread = first.get(f"reward/{label}/stderr", 0.0) or 1.0

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddpo_cli.nearest import did_you_mean
 from ddpo_cli.settings import RunConfig
 from ddpo_core import spec as grammar
-from ddpo_cli.nearest import did_you_mean
 from ddpo_core.errors import UnknownName, UsageError
 from ddpo_core.info import Info, Option
 from ddpo_core.options import check_options
@@ -51,14 +51,15 @@ class Found:
     spec: grammar.Spec
     info: Any  # the Info of its kind
     distribution: str
-    version: str
+    version: str  # empty for a loose file
+    source: str  # the plugin's module, or the loose file
 
 
 def find(registry: Registry, kind: str, text: str) -> Found:
     """Parse and look up. Raises `SpecError`, `UnknownName` or `BrokenPlugin`."""
     spec = grammar.parse(_spelled_out(registry, kind, text), weighted=kind == "reward")
     entry = registry.entry(kind, spec.name)
-    return Found(spec, entry.info, entry.plugin.distribution, entry.plugin.version)
+    return Found(spec, entry.info, entry.plugin.distribution, entry.plugin.version, entry.plugin.module)
 
 
 def _spelled_out(registry: Registry, kind: str, text: str) -> str:
@@ -82,7 +83,7 @@ def _is_pretrained(registry: Registry, text: str) -> bool:
     return bool(owner and slash and name) and "," not in text and canonical_name(owner) not in plugins
 
 
-def with_option(registry: Registry, kind: str, text: str, key: str, value: object) -> str:
+def with_option(registry: Registry, kind: str, text: str, key: str, value: grammar.Value) -> str:
     """The spec with one option set."""
     found = find(registry, kind, text)
     return str(replace(found.spec, options={**found.spec.options, key: value}, text=""))
@@ -105,7 +106,7 @@ def from_table(who: str, table: Mapping[str, object]) -> str:
     if "as" in table:
         spec = replace(spec, label=str(table["as"]))
     if "on_error" in table:
-        spec = replace(spec, on_error=str(table["on_error"]))
+        return f"{spec},on_error={table['on_error']}"  # read again later, and checked there
     return str(spec)
 
 

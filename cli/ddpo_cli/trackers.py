@@ -50,7 +50,7 @@ class TensorBoard:
                 hint="pip install tensorboard, or take --tracker none",
             ) from error
         purge = None if resumed_at is None else resumed_at + 1
-        self._writer: Any = SummaryWriter(folder, purge_step=purge)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(folder, purge_step=purge)
 
     def scalars(self, epoch: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,7 +120,7 @@ def default_folder(config: RunConfig) -> Path:
 
 
 def is_first_process() -> bool:
-    """Of those that `accelerate launch` or torchrun started: the one that writes. Known before torch is imported."""
+    """The one process that writes, of those that `accelerate launch` or torchrun started."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -176,7 +176,7 @@ def resumed(before: Resolved, after: RunConfig, folder: RunFolder) -> Resolved:
             continue
         if setting.fixed:
             raise UsageError(
-                f"{setting.flag} was {old[name]!r} when this run began, and a resumed run keeps it; got {new[name]!r}",
+                f"{setting.flag}: a resumed run keeps what it began with, {old[name]!r}; got {new[name]!r}",
                 hint=f"a new run with it: ddpo train --config {folder.config} {setting.flag} …",
             )
         origins[name] = "flag, on resuming"
@@ -210,9 +210,9 @@ def _run(folder: RunFolder, resolved: Resolved, registry: Registry, resume_at: i
             f"Stopped after epoch {outcome.epoch} of {resolved.config.epochs}, saved. To go on: {goes_on}"
         )
         raise typer.Exit(INTERRUPTED)
-    print(
-        f"report   {folder.report}\nadapter  {folder.adapter}\npictures ddpo sample {folder.root} --prompt TEXT"
-    )
+    print(f"report   {folder.report}")
+    print(f"adapter  {folder.adapter}")
+    print(f"pictures ddpo sample {folder.root} --prompt TEXT")
 
 
 def make_header(folder: RunFolder, resolved: Resolved) -> Header:
@@ -221,18 +221,13 @@ def make_header(folder: RunFolder, resolved: Resolved) -> Header:
     rewards = {label: _reward_line(part) for label, part in plugins["rewards"].items()}
     model = plugins["parts"]["model"]
     trained = f"LoRA of rank {config.lora_rank}" if config.lora_rank else "all weights"
-    prompts = config.prompts or f"{len(config.prompt)} typed"
+    sampling = f"{config.sampler}, {config.num_steps} steps, guidance {config.guidance_scale:g}"
+    epoch = f"{config.samples_per_epoch} samples, {config.updates_per_epoch} updates"
     facts = [
         ("model", f"{config.model} · {model['distribution']} {model['version']} · {trained}"),
-        ("prompts", prompts),
-        (
-            "learning",
-            f"{config.estimator} · {config.sampler}, {config.num_steps} steps, guidance {config.guidance_scale:g}",
-        ),
-        (
-            "an epoch",
-            f"{config.samples_per_epoch} samples, {config.updates_per_epoch} updates, lr {config.learning_rate:g}, seed {config.seed}",
-        ),
+        ("prompts", config.prompts or f"{len(config.prompt)} typed"),
+        ("learning", f"{config.estimator} · {sampling}"),
+        ("an epoch", f"{epoch}, learning rate {config.learning_rate:g}, seed {config.seed}"),
     ]
     return Header(str(folder.root), config.epochs, rewards, facts)
 
