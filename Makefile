@@ -18,9 +18,10 @@ check: .venv/.ok
 test-slow: .venv/.ok
 	$(V)/python -m pytest -q -m slow
 
-# Makes the weights of plugins/pocket anew: hours on a CPU.
+# Makes the weights of plugins/pocket anew: hours on a CPU. Killed and called again, it goes on.
 train-pocket: .venv/.ok
-	cd plugins/pocket/train && ../../../$(V)/python -m pocket_train
+	$(V)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e "plugins/pocket[train]"
+	$(V)/python plugins/pocket/train
 
 # The stamp is newer than everything that says what to install: a second call installs nothing.
 .venv/.ok: requirements.txt constraints.txt pyproject.toml $(wildcard plugins/*/pyproject.toml)

@@ -139,23 +139,32 @@ def _entry_points(path: Sequence[str] | None) -> list[Found]:
 
 
 def from_file(path: Path) -> Plugin:
-    """A plugin in a loose file that the user named. Raises `BrokenPlugin`, or `UsageError` for no file."""
+    """A plugin in a loose file that the user named; its factory strings name the module as the file is named.
+
+    Raises `BrokenPlugin`, or `UsageError` where there is no file or its name is that of another module.
+    """
+    path = path.resolve()
     if not path.is_file():
         raise UsageError(f"--plugin: there is no file {path}")
+    name = re.sub(r"\W", "_", path.stem)
+    other = importlib.util.find_spec(name)
+    if other and Path(str(other.origin)).resolve() != path:
+        raise UsageError(f"--plugin: {path} would hide the module '{name}'", hint="rename the file")
 
     def load_file() -> object:
-        name = re.sub(r"\W", "_", path.stem)
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
-            raise ImportError("a plugin file is Python source and ends in .py")
+            raise _Fault("a plugin file is Python source and ends in .py")
         module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # the factory strings in the file name this module
+        sys.modules[name] = module  # where the factory strings look for it
         spec.loader.exec_module(module)
         return module
 
     plugin = load(Found(path.name, "", path.stem, str(path), load_file))
     if plugin.status != "ok":
-        raise BrokenPlugin(f"plugin {path}: {plugin.reason}", hint=plugin.hint) from plugin.error
+        sys.modules.pop(name, None)
+        hint = "mend the file, or leave --plugin out"
+        raise BrokenPlugin(f"plugin {path}: {plugin.reason}", hint=hint) from plugin.error
     return plugin
 
 

@@ -48,7 +48,7 @@ def check_reward(
     global random state left alone; a single image is a batch, too. With scope "sample" (also where `info` is
     None) an image's score depends on neither the other images nor their order.
 
-    `tolerance` is relative to the largest score, or 1. Raises `AssertionError` that says which part is broken.
+    `tolerance` is relative to the largest score, or 1. Raises `AssertionError` that says what is broken.
     """
     name = f"reward {info.name!r}" if info else f"the reward {type(reward).__name__}"
     prompts = list(prompts or example_prompts())
@@ -74,7 +74,7 @@ def example_prompts() -> list[Prompt]:
 
 
 def example_images(count: int, size: int = 64) -> Tensor:
-    """Pictures [count, 3, size, size] float32 in [0, 1], no two alike: gradients under more and more noise."""
+    """Pictures [count, 3, size, size] float32 in [0, 1], no two alike: gradients under growing noise."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(count, 3, size, size, generator=generator)
     ramp = torch.linspace(0, 1, size).expand(count, 3, size, size)
@@ -157,7 +157,7 @@ def _untouched(name: str, images: Tensor, prompts: Sequence[Prompt]) -> Iterator
 
 _RANDOM_STATES: dict[str, Callable[[], object]] = {
     "python's random": lambda: random.getstate(),
-    "numpy.random": lambda: tuple(map(str, np.random.get_state(legacy=False).items())),  # type: ignore[union-attr]
+    "numpy.random": lambda: tuple(map(str, np.random.get_state(legacy=False).items())),
     "torch": lambda: torch.get_rng_state().tolist(),
 }
 

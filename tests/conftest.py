@@ -1,10 +1,14 @@
-"""What several test files share: a Stable Diffusion of a few thousand random weights, and quiet libraries."""
+"""What several test files share: a tiny Stable Diffusion, other people's plugins, and quiet libraries."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import string
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -98,3 +102,47 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_v_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, predicting v."""
     return save_tiny_pipeline(tmp_path_factory.mktemp("models") / "tiny-sd-v", prediction_type="v_prediction")
+
+
+THIRD_PARTY = Path(__file__).parent / "third_party"
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
+    """`install("good", "exits")`: distributions of tests/third_party; discovery sees them and no others.
+
+    Writes what pip would write, in a thousandth of the time. Returns the folder it writes into.
+    """
+    from ddpo_core.discovery import registry
+
+    site = tmp_path / "site-packages"
+    site.mkdir()
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv("DDPO_ONLY", "")
+
+    def install(*folders: str) -> Path:
+        for folder in folders:
+            project = tomllib.loads((THIRD_PARTY / folder / "pyproject.toml").read_text())["project"]
+            shutil.copytree(THIRD_PARTY / folder / "src", site, dirs_exist_ok=True)
+            write_dist_info(site, project)
+            monkeypatch.setenv("DDPO_ONLY", f"{os.environ['DDPO_ONLY']},{project['name']}")
+        registry.cache_clear()
+        return site
+
+    yield install
+    registry.cache_clear()
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(str(site)):
+            del sys.modules[name]
+
+
+def write_dist_info(site: Path, project: dict[str, object]) -> None:
+    """The metadata of an installed distribution."""
+    info = site / f"{str(project['name']).replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
+    points = project["entry-points"]["ddpo"]  # type: ignore[index]
+    lines = "\n".join(f"{name} = {module}" for name, module in points.items())
+    (info / "entry_points.txt").write_text(f"[ddpo]\n{lines}\n")

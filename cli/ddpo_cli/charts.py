@@ -63,6 +63,14 @@ def number(value: float) -> str:
     return f"{value:.4g}" if abs(value) >= 1e-3 else f"{value:.2g}"
 
 
+def with_error(mean: float, error: float) -> str:
+    """`-1.579 ± 0.012`: as many digits as the error leaves meaning to, two of its own."""
+    if not (math.isfinite(error) and error > 0):
+        return number(mean)
+    decimals = min(12, max(0, 1 - math.floor(math.log10(error))))
+    return f"{mean:.{decimals}f} ± {error:.{decimals}f}"
+
+
 def svg(curves: Sequence[Curve], *, width: int = 640, height: int = 260, x_name: str = "epoch") -> str:
     """One chart. Values that are not finite are left out of it."""
     curves = [_finite(curve) for curve in curves]
@@ -100,7 +108,7 @@ def _frame(curves: Sequence[Curve], width: int, height: int) -> _Frame:
 def _grid(frame: _Frame, x_name: str) -> list[str]:
     right, bottom = frame.width - MARGIN_RIGHT, frame.height - MARGIN_BOTTOM
     marks = []
-    for value in nice_ticks(frame.y_low, frame.y_high, max(3, frame.height // 60)):
+    for value in nice_ticks(frame.y_low, frame.y_high, max(3, frame.height // 45)):
         y = frame.y(value)
         marks.append(f'<line class="grid" x1="{MARGIN_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         marks.append(_tick(MARGIN_LEFT - 8, y + 4, number(value), "end"))

@@ -50,7 +50,7 @@ def table(rows: Sequence[Sequence[str]], headings: Sequence[str], stream: TextIO
     width = shutil.get_terminal_size().columns if (stream or sys.stdout).isatty() else 10_000
     lines = [style(_row(headings, widths), "bold", stream)]
     for row in rows:
-        last = textwrap.wrap(row[-1], max(width - indent, 20)) or [""]
+        last = textwrap.wrap(row[-1], max(width - indent, 20), break_on_hyphens=False) or [""]
         lines.append(_row((*row[:-1], last[0]), widths))
         lines += [" " * indent + line for line in last[1:]]
     return "\n".join(lines)

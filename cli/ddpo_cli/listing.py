@@ -149,8 +149,12 @@ def _other_facts(info: Any) -> dict[str, str]:
     if getattr(info, "prompts", ""):
         facts["prompts"] = f"{info.prompts} unless told otherwise"
     if getattr(info, "defaults", None):
-        facts["settings"] = ", ".join(f"{key}={value}" for key, value in info.defaults.items())
+        facts["settings"] = ", ".join(f"{key}={_setting(value)}" for key, value in info.defaults.items())
     return facts
+
+
+def _setting(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _needs(entry: Entry) -> str:
@@ -167,6 +171,8 @@ def _type(option: Option) -> str:
     low, high = option.minimum, option.maximum
     if math.isinf(low) and math.isinf(high):
         return option.type
+    if math.isinf(high):
+        return f"{option.type} ≥ {low:g}"
     return f"{option.type} {_bound(low)} to {_bound(high)}"
 
 
@@ -196,6 +202,7 @@ def plugins_list(as_json: AsJson = False) -> None:
     if as_json:
         emit_json({"plugins": [described_plugin(plugin) for plugin in plugins]})
         return
+    warn_unmatched(registry())
     rows = [(p.distribution, p.version, p.status, _provides(p)) for p in plugins]
     print(table(rows, ("plugin", "version", "status", "provides")))
 
@@ -241,10 +248,15 @@ def print_versions() -> None:
 
 
 def warn(known: Registry) -> None:
-    """Tell on stderr of plugins that could not be loaded, and of names in DDPO_BLOCK that nothing has."""
+    """Tell on stderr of plugins that could not be loaded, and of names listed in vain."""
     for plugin in known.broken:
         message = f"plugin {plugin.distribution} {plugin.version} is not loaded: {plugin.reason}"
         print(f"{style('warning:', 'yellow', sys.stderr)} {message}\n  {plugin.hint}", file=sys.stderr)
+    warn_unmatched(known)
+
+
+def warn_unmatched(known: Registry) -> None:
+    """Tell of names in DDPO_BLOCK or DDPO_ONLY that no plugin has."""
     for name in known.unmatched:
         message = f"DDPO_BLOCK or DDPO_ONLY names '{name}', and no installed plugin is called that"
         print(f"{style('warning:', 'yellow', sys.stderr)} {message}", file=sys.stderr)

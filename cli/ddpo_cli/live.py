@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from ddpo_cli.charts import with_error
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -22,6 +24,7 @@ Metrics = Mapping[str, float]
 BLOCKS = "▁▂▃▄▅▆▇█"
 PHASES = ("rollout", "scores", "update")
 CURVE_WIDTH = 32
+BAR_WIDTH = 36
 
 
 @dataclass(frozen=True)
@@ -83,10 +86,8 @@ def duration(seconds: float) -> str:
 
 
 def plus_minus(metrics: Metrics, label: str) -> str:
-    """A reward's mean ± standard error, with as many digits as the error has to say."""
-    mean, error = metrics[f"reward/{label}/mean"], metrics.get(f"reward/{label}/stderr", 0.0)
-    digits = 3 if error == 0 or error < 0.1 else 2
-    return f"{mean:.{digits}f} ± {error:.{digits}f}"
+    """A reward's mean ± standard error."""
+    return with_error(metrics[f"reward/{label}/mean"], metrics.get(f"reward/{label}/stderr", 0.0))
 
 
 @dataclass
@@ -158,11 +159,11 @@ class LiveView:
         from rich.live import Live
 
         self._console = console or Console(stderr=True)
-        self._live = Live(console=self._console, get_renderable=self._screen, refresh_per_second=4)
         self._header = Header("", 0, {}, ())
         self._history: list[Metrics] = []
         self._now: Progress | None = None
         self._clock = Clock()
+        self._live = Live(console=self._console, get_renderable=self._screen, refresh_per_second=4)
 
     def start(self, header: Header, history: Sequence[Metrics]) -> None:
         self._header, self._history, self._clock = header, list(history), Clock()
@@ -201,57 +202,60 @@ class LiveView:
         )
 
     def _facts(self) -> RenderableType:
+        from rich.markup import escape
         from rich.table import Table
 
         table = Table.grid(padding=(0, 2))
         for name, text in self._header.facts:
-            table.add_row(f"[dim]{name}[/]", text)
+            table.add_row(f"[dim]{name}[/]", escape(text))
+        for label, text in self._header.rewards.items():
+            table.add_row("[dim]reward[/]", f"[bold]{label}[/] · {escape(text)}")
         return table
+
+    @property
+    def _left(self) -> int:
+        """Epochs still to run."""
+        return self._header.epochs - len(self._history)
 
     def _bars(self) -> RenderableType:
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
-        done, total = len(self._history), self._header.epochs
-        remaining = self._clock.remaining(total - done)
+        total, now = self._header.epochs, self._now
+        remaining = self._clock.remaining(self._left)
         table = Table.grid(padding=(0, 2))
         table.add_row("", "", "")
-        eta = f"{duration(remaining)} left" if remaining is not None else "…"
-        table.add_row(
-            f"epoch {min(done + 1, total)}/{total}", ProgressBar(total=total, completed=done, width=36), eta
-        )
-        if self._now:
-            now = self._now
+        eta = f"{duration(remaining)} left" if remaining and self._left else ""
+        epochs = ProgressBar(total=total, completed=len(self._history), width=BAR_WIDTH)
+        table.add_row(f"epoch {min(len(self._history) + 1, total)}/{total}", epochs, eta)
+        if now:
             bar = ProgressBar(
-                total=max(now.total, 1), completed=now.done, width=36, style="dim", complete_style="cyan"
+                total=max(now.total, 1), completed=now.done, width=BAR_WIDTH, complete_style="cyan"
             )
             table.add_row(f"[cyan]{now.phase}[/]", bar, f"{now.done}/{now.total}")
         else:
-            table.add_row("[dim]saving[/]" if done else "[dim]starting[/]", "", "")
+            table.add_row("[dim]starting[/]" if self._left else "[green]done[/]", "", "")
         return table
 
     def _curves(self) -> RenderableType:
         from rich.table import Table
 
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
-        for title in ("reward", "mean ± stderr", "since epoch 1", "curve", ""):
+        table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim", show_edge=False)
+        for title in ("reward", "mean ± stderr", "since epoch 1", "curve"):
             table.add_column(title, no_wrap=True)
-        for label, origin in self._header.rewards.items():
-            if not self._history:
-                table.add_row(f"[bold]{label}[/]", "–", "–", "", f"[dim]{origin}[/]")
-                continue
-            means = [line[f"reward/{label}/mean"] for line in self._history]
-            change = means[-1] - means[0]
-            colour = "green" if change > 0 else "red" if change < 0 else "dim"
-            last = plus_minus(self._history[-1], label)
-            table.add_row(
-                f"[bold]{label}[/]",
-                last,
-                f"[{colour}]{change:+.3f}[/]",
-                f"[{colour}]{sparkline(means)}[/]",
-                f"[dim]{origin}[/]",
-            )
+        for label in self._header.rewards:
+            table.add_row(f"[bold]{label}[/]", *self._curve(label))
         return table
+
+    def _curve(self, label: str) -> tuple[str, str, str]:
+        """The reward's latest mean, its change and its sparkline."""
+        if not self._history:
+            return "–", "–", ""
+        means = [line[f"reward/{label}/mean"] for line in self._history]
+        change = means[-1] - means[0]
+        colour = "green" if change > 0 else "red" if change < 0 else "dim"
+        last = plus_minus(self._history[-1], label)
+        return last, f"[{colour}]{change:+.3g}[/]", f"[{colour}]{sparkline(means)}[/]"
 
     def _seconds(self) -> RenderableType:
         from rich.text import Text
@@ -262,4 +266,5 @@ class LiveView:
         parts = [
             f"{phase} {last[f'seconds/{phase}']:.1f} s" for phase in PHASES if f"seconds/{phase}" in last
         ]
-        return Text("\n" + " · ".join(parts) + "   Ctrl-C: finish this epoch and save", style="dim")
+        stop = "   Ctrl-C: finish this epoch and save" if self._left else ""
+        return Text("\n" + " · ".join(parts) + stop, style="dim")

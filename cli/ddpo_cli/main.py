@@ -36,7 +36,7 @@ def make_app(*, light: bool = False) -> typer.Typer:
     """The commands; a light app has only those that list and show."""
     app = typer.Typer(
         name="ddpo",
-        help="Train diffusion models on anything you can score. A reward is a plugin: pip install one, and use "
+        help="Train diffusion models on anything you can score. A reward is a plugin: pip install one, use "
         "its name.",
         pretty_exceptions_enable=False,
         pretty_exceptions_show_locals=False,  # locals can hold tokens

@@ -167,10 +167,10 @@ def lora_weights(shapes: Mapping[str, list[int]], rank: int, targets: tuple[str,
 
 
 def _trajectory_bytes(config: RunConfig, folder: Path) -> int:
-    unet = json.loads((folder / "unet" / "config.json").read_text())
+    unet: dict[str, Any] = json.loads((folder / "unet" / "config.json").read_text())
     size = unet.get("sample_size") or 64
     area = size * size if isinstance(size, int) else int(math.prod(size))
     vae = json.loads((folder / "vae" / "config.json").read_text()) if (folder / "vae").is_dir() else {}
-    scale = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
+    scale: int = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
     latents, pixels = int(unet.get("in_channels", 4)) * area, 3 * area * scale**2
     return config.samples_per_epoch * 4 * ((config.num_steps + 1) * latents + pixels)

@@ -59,9 +59,15 @@ def _part(registry: Registry, kind: str, text: str) -> dict[str, Any]:
     return {
         "name": found.info.name,
         "distribution": found.distribution,
-        "version": found.version,
+        "version": found.version or _file_version(found.source),
         "weights": weights,
     }
+
+
+def _file_version(source: str) -> str:
+    """A loose plugin file has no version but its content."""
+    file = Path(source)
+    return f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}" if file.is_file() else ""
 
 
 def fingerprint(folder: Path) -> str:

@@ -115,7 +115,7 @@ def contents(folder: RunFolder) -> dict[str, Any]:
     return {
         "title": " + ".join(weights) or folder.root.name,
         "folder": folder.root.name,
-        "model": stored.get("model", ""),
+        "model": str(stored.get("model", "")).partition(",")[0],
         "tiles": _tiles(stored, history, folder, weights),
         "cards": cards,
         "pairs": _pairs(folder, drawn),
@@ -143,16 +143,23 @@ def _reward_card(label: str, part: Mapping[str, Any], history: Sequence[Metrics]
     share = history[-1].get(f"reward/{label}/share", 0.0)
     return RewardCard(
         label=label,
-        about=" · ".join(text for text in (part.get("higher_is", ""), part.get("distribution", "")) if text),
+        about=_about(part),
         unit=part.get("unit", ""),
         chart=charts.svg([Curve(label, epochs, means, errors)], width=720, height=300),
-        first=f"{charts.number(means[0])} ± {charts.number(errors[0])}",
-        last=f"{charts.number(means[-1])} ± {charts.number(errors[-1])}",
+        first=charts.with_error(means[0], errors[0]),
+        last=charts.with_error(means[-1], errors[-1]),
         change=f"{change:+.3g}",
         errors=f"{change / combined:+.1f}" if combined else "",
         better=change * weight > 0 if weight else None,
         share=f"{share:.0%}" if weight else "watched",
     )
+
+
+def _about(part: Mapping[str, Any]) -> str:
+    """What a higher score means, its weight, and who it comes from."""
+    meaning = f"higher: {part['higher_is']}" if part.get("higher_is") else ""
+    weight = f"weight {part['weight']:g}" if part.get("weight") else "watched, not trained on"
+    return " · ".join(text for text in (meaning, weight, f"{part['distribution']} {part['version']}") if text)
 
 
 def _tiles(

@@ -125,6 +125,9 @@ def canonical(config: RunConfig, registry: Registry) -> RunConfig:
         prompts=_canonical(registry, "prompts", config.prompts) if config.prompts else "",
         advantages=str(_advantages(config.advantages)),
     )
+    for watched in (grammar.parse(text, weighted=True) for text in config.watch):
+        if watched.weight != 1:
+            raise watched.error("--watch scores without training, so it takes no weight")
     grammar.parse_all((*config.reward, *config.watch), weighted=True)  # refuses two with one label
     return config
 

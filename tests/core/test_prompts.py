@@ -9,6 +9,7 @@ import tracemalloc
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ddpo_core.errors import CheckpointError, RunError, UsageError
@@ -283,6 +284,7 @@ def numbered_file(file: Path, count: int) -> str:
 
 
 def assert_a_long_file_costs_no_memory(path: str, count: int) -> None:
+    assert np.__version__  # imported by now: its own 4 MB are not the file's
     tracemalloc.start()
     try:
         prompts = open_prompts(path=path)
@@ -294,12 +296,12 @@ def assert_a_long_file_costs_no_memory(path: str, count: int) -> None:
     assert len(drawn) == 40
     for index in (0, 1, count // 2, count - 1):
         assert prompts[index].text == f"prompt {index}"
-    assert peak < 4e6  # bytes
+    assert peak < 2e6  # bytes: 80 kB of offsets for ten million, and one block of prompts
 
 
-def test_two_hundred_thousand_lines_cost_no_memory(tmp_path):
-    path = numbered_file(tmp_path / "long.txt", 200_000)
-    assert_a_long_file_costs_no_memory(path, 200_000)
+def test_a_hundred_thousand_lines_cost_no_memory(tmp_path):
+    path = numbered_file(tmp_path / "long.txt", 100_000)
+    assert_a_long_file_costs_no_memory(path, 100_000)
 
 
 @pytest.mark.slow

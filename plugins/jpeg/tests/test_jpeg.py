@@ -9,12 +9,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from ddpo_reward_jpeg import ddpo_rewards
+from ddpo_reward_jpeg.reward import Compressibility, Incompressibility, to_uint8
 from PIL import Image
 
 from ddpo_core import Prompt, RewardError, UsageError
 from ddpo_core.testing import check_reward
-from ddpo_reward_jpeg import ddpo_rewards
-from ddpo_reward_jpeg.reward import Compressibility, Incompressibility, to_uint8
 
 INFOS = {info.name: info for info in ddpo_rewards()}
 

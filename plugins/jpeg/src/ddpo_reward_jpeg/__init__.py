@@ -23,8 +23,8 @@ _OPTIONS = (
     ),
 )
 _DOC = """\
-The picture is rounded to 8 bits and encoded in memory with Pillow: baseline JPEG, no optimised tables, no metadata,
-and Pillow's default chroma subsampling (4:2:0). 1 kB is 1000 bytes, file header included (0.6 kB).
+The picture is rounded to 8 bits and encoded in memory with Pillow: baseline JPEG, no optimised tables, no
+metadata, and Pillow's default chroma subsampling (4:2:0). 1 kB is 1000 bytes, file header included (0.6 kB).
 """
 
 

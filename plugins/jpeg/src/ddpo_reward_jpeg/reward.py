@@ -69,7 +69,7 @@ def file_size(image: Pixels, *, quality: int, resize: int | None = None) -> int:
 
 
 def to_uint8(image: Pixels) -> Pixels:
-    """Floats in [0, 1] to 0–255, rounded and clamped. The paper's JAX code truncates, its PyTorch code rounds."""
+    """Floats in [0, 1] to 0–255, rounded and clamped as in DDPO's PyTorch code; its JAX code truncates."""
     if np.issubdtype(image.dtype, np.integer):
         return image.clip(0, 255).astype(np.uint8)
     return np.rint(image * np.float32(255)).clip(0, 255).astype(np.uint8)

@@ -1,1 +1,56 @@
-"""Pocket: a text-to-image diffusion model of a few million parameters, in Stable Diffusion's own classes."""
+"""The pocket model and its prompt sets. Metadata only: torch is imported when the model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ddpo_core import ModelInfo, Option, PromptSetInfo, hookimpl
+
+DDPO_PLUGIN_API = (1, 0)
+
+_SPLIT = Option(
+    name="split",
+    type="str",
+    default="seen",
+    choices=("seen", "held_out", "all"),
+    help="combinations that its training pictures showed, those that none did, or both",
+)
+
+
+@hookimpl
+def ddpo_models() -> Iterable[ModelInfo]:
+    return (
+        ModelInfo(
+            name="pocket",
+            summary="a Stable Diffusion of 7 million parameters that draws emoji; ships with ddpo, needs no GPU",
+            factory="ddpo_pocket.loading:load",
+            requires=("torch", "diffusers", "transformers", "peft"),
+            install_hint='pip install "ddpo[train]"',
+            prompts="animals",
+            defaults={
+                "num_steps": 12,
+                "guidance_scale": 1.0,
+                "samples_per_epoch": 48,
+                "sample_batch_size": 16,
+                "lora_targets": ("all",),
+                "learning_rate": 1e-3,
+            },
+            doc="64 × 64 pictures of 45 animals, people, pairs, and animals at three activities.",
+        ),
+    )
+
+
+def _prompt_set(name: str, summary: str, attribute: str, *options: Option) -> PromptSetInfo:
+    return PromptSetInfo(
+        name=name, summary=summary, factory=f"ddpo_pocket.prompts:{attribute}", options=options
+    )
+
+
+@hookimpl
+def ddpo_prompt_sets() -> Iterable[PromptSetInfo]:
+    return (
+        _prompt_set("pocket-activities", "45 animals × 3 activities", "activities", _SPLIT),
+        _prompt_set("pocket-pairs", "two different animals: 'a cat and a dog'", "pairs", _SPLIT),
+        _prompt_set("pocket-people", "30 people, skin tone left open: 'a doctor'", "people"),
+        _prompt_set("pocket-counts", "two or three of an animal: 'two cats'", "counts"),
+    )

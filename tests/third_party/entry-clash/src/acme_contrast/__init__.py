@@ -7,4 +7,8 @@ DDPO_PLUGIN_API = (1, 0)
 
 @hookimpl
 def ddpo_rewards():
-    return [RewardInfo(name="contrast", summary="Contrast of the picture", factory="acme_contrast.no_such:Contrast")]
+    return [
+        RewardInfo(
+            name="contrast", summary="Contrast of the picture", factory="acme_contrast.no_such:Contrast"
+        )
+    ]

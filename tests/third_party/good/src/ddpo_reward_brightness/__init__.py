@@ -13,7 +13,9 @@ def ddpo_rewards():
         summary="Mean brightness of the picture",
         factory="ddpo_reward_brightness.reward:Brightness",
         options=(
-            Option(name="gamma", type="float", default=1.0, minimum=0.1, maximum=10, help="power applied first"),
+            Option(
+                name="gamma", type="float", default=1.0, minimum=0.1, maximum=10, help="power applied first"
+            ),
             Option(name="channel", type="str", choices=("red", "green", "blue"), help="one channel only"),
         ),
         range=(0, 1),
