@@ -22,13 +22,14 @@ Over = Literal["prompt", "batch", "group"]
 MODES: tuple[Over, ...] = ("prompt", "batch", "group")
 
 
-def standardise(values: np.ndarray, mean: np.ndarray | float, std: np.ndarray | float, resolution: float) -> np.ndarray:
+def standardise(
+    values: np.ndarray, mean: np.ndarray | float, std: np.ndarray | float, resolution: float
+) -> np.ndarray:
     """(x − mean) / max(std, resolution) in float64; 0 for NaN (a dropped sample).
 
     `resolution`, in the reward's own unit, keeps a constant reward from becoming noise of unit variance.
     """
-    scaled: np.ndarray = (values - mean) / np.maximum(std, resolution)
-    return np.nan_to_num(scaled, nan=0.0)
+    return np.asarray(np.nan_to_num((values - mean) / np.maximum(std, resolution), nan=0.0))
 
 
 class Normaliser:
@@ -44,7 +45,8 @@ class Normaliser:
             raise UsageError(f"advantages: expected one of {', '.join(MODES)}; got {over!r}")
         if not 2 <= min_count <= buffer_size:
             raise UsageError(
-                f"advantages: expected 2 ≤ min_count ≤ buffer_size, got min_count={min_count}, buffer_size={buffer_size}"
+                f"advantages: expected 2 ≤ min_count ≤ buffer_size, got min_count={min_count} and"
+                f" buffer_size={buffer_size}"
             )
         self.over = over
         self.buffer_size = buffer_size
@@ -77,7 +79,9 @@ class Normaliser:
             if np.isfinite(value):
                 kept.setdefault(prompt.text, deque(maxlen=self.buffer_size)).append(float(value))
         enough = self.min_count if self.over == "prompt" else 2
-        return {prompt.text: kept[prompt.text] for prompt in prompts if len(kept.get(prompt.text, ())) >= enough}
+        return {
+            prompt.text: kept[prompt.text] for prompt in prompts if len(kept.get(prompt.text, ())) >= enough
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """The ring buffers, as plain lists."""

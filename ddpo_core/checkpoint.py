@@ -1,8 +1,8 @@
 """Everything a run is, saved atomically and restored exactly.
 
 A checkpoint is a folder: `weights.safetensors` (trained weights only), `optimizer.pt` (optimiser and
-gradient scaler, tensors only, no code) and `state.json` (the rest). It is written beside its final name, synced
-and renamed, so a folder with its final name is complete, whatever was killed when.
+gradient scaler, tensors only, no code) and `state.json` (the rest). It is written beside its final name,
+synced and renamed, so a folder with its final name is complete, whatever was killed when.
 """
 
 from __future__ import annotations
@@ -80,12 +80,15 @@ def checkpoint_name(epoch: int) -> str:
 
 
 def save(root: Path, state: RunState) -> Path:
-    """Write `root/epoch-NNNNNN` and return it. A folder of that name from before an interruption is replaced."""
+    """Write `root/epoch-NNNNNN` and return it, in the place of one from before an interruption."""
     final = root / checkpoint_name(state.epoch)
     unfinished = root / f"{UNFINISHED}{final.name}"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    save_file({name: weight.contiguous() for name, weight in state.weights.items()}, unfinished / "weights.safetensors")
+    save_file(
+        {name: weight.contiguous() for name, weight in state.weights.items()},
+        unfinished / "weights.safetensors",
+    )
     torch.save({"optimizer": state.optimizer, "scaler": state.scaler}, unfinished / "optimizer.pt")
     rest = {
         "epoch": state.epoch,
@@ -112,7 +115,9 @@ def load(folder: Path) -> RunState:
         tensors = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
         weights = load_file(folder / "weights.safetensors")
     except Exception as error:  # every reader has errors of its own, and any of them means the same here
-        raise CheckpointError(f"checkpoint {folder}: cannot be read: {type(error).__name__}: {error}") from error
+        raise CheckpointError(
+            f"checkpoint {folder}: cannot be read: {type(error).__name__}: {error}"
+        ) from error
     return RunState(weights=weights, optimizer=tensors["optimizer"], scaler=tensors["scaler"], **rest)
 
 

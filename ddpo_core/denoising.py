@@ -54,7 +54,7 @@ class GaussianStep:
 
 @dataclass(frozen=True)
 class Policy:
-    """The denoiser as the policy π(x_{t+1} | x_t, prompt): network, kernel, schedule and guidance, one setting for all."""
+    """π(x_{t+1} | x_t, prompt): network, kernel, schedule and guidance, one setting for all."""
 
     denoiser: Denoiser
     sampler: Sampler
@@ -67,12 +67,13 @@ class Policy:
         return self.guidance_scale != 1.0
 
     def noise_pred(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """The guided ε [b, c, h, w]; with guidance, both halves in one batch of 2b, gradients through both."""
+        """The guided ε [b, c, h, w]; both halves in one batch of 2b, gradients through both."""
         if not self.guided:
             return self.denoiser.noise_pred(latents, timesteps, conditioning)
         unconditional = self.denoiser.encode([""])
         both = {
-            name: torch.cat([unconditional[name].expand_as(tensor), tensor]) for name, tensor in conditioning.items()
+            name: torch.cat([unconditional[name].expand_as(tensor), tensor])
+            for name, tensor in conditioning.items()
         }
         noise_pred = self.denoiser.noise_pred(latents.repeat(2, 1, 1, 1), timesteps.repeat(2), both)
         noise_pred_uncond, noise_pred_text = noise_pred.chunk(2)

@@ -136,7 +136,8 @@ class Registry:
         word, command = KINDS[kind].word, KINDS[kind].command
         message = f"no {word} named '{name}' is installed{self._meant(kind, name)}"
         entries = self.entries(kind)
-        hint = f"`{command}` shows " + ("the one there is" if len(entries) == 1 else f"all {len(entries)}")
+        count = {1: "the one there is", 2: "both"}.get(len(entries), f"all {len(entries)}")
+        hint = f"`{command}` shows {count}"
         if not entries:
             hint = f"no installed plugin provides a {word}; `ddpo plugins list` shows the plugins"
         if self.broken:

@@ -20,11 +20,11 @@ def score_function_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
 
 
 def importance_sampling_loss(
-    log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip_range: Tensor | float
+    log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip_range: float
 ) -> Tensor:
     """DDPO_IS with PPO's trust region (arXiv 2305.13301 §4.3; arXiv 2401.12244 Eq. 7) [b].
 
-        −min(A · r, A · clip(r, 1 − ε, 1 + ε)),    r = exp(log p − log p_old)
+    −min(A · r, A · clip(r, 1 − ε, 1 + ε)),    r = exp(log p − log p_old)
     """
     ratio = torch.exp(log_prob - old_log_prob)
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
@@ -36,7 +36,7 @@ def approx_kl(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
     return 0.5 * (log_prob - old_log_prob).square()
 
 
-def clip_fraction(log_prob: Tensor, old_log_prob: Tensor, clip_range: Tensor | float) -> Tensor:
+def clip_fraction(log_prob: Tensor, old_log_prob: Tensor, clip_range: float) -> Tensor:
     """1 where the ratio lies outside 1 ± clip_range, else 0 [b]."""
     return ((torch.exp(log_prob - old_log_prob) - 1).abs() > clip_range).float()
 

@@ -49,7 +49,9 @@ class Sampler(Protocol):
         Raises `UsageError` where the model and the options do not go together.
         """
 
-    def step(self, schedule: Schedule, steps: Tensor, latents: Tensor, noise_pred: Tensor) -> tuple[Tensor, Tensor]:
+    def step(
+        self, schedule: Schedule, steps: Tensor, latents: Tensor, noise_pred: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Mean [b, c, h, w] and standard deviation ([b, 1, 1, 1] or [b, c, h, w]) of x_{t+1}.
 
         `steps` [b] int64 indexes the schedule; `noise_pred` [b, c, h, w] is the network's ε.
@@ -88,13 +90,13 @@ class Denoiser(Protocol):
         gradient_checkpointing: bool = False,
         seed: int = 0,
     ) -> None:
-        """Choose the trained weights, once, before training: a LoRA drawn from `seed`, or for rank 0 all of them."""
+        """Choose the trained weights, once: a LoRA drawn from `seed`, or for rank 0 all of them."""
 
     def encode(self, texts: Sequence[str]) -> Conditioning:
         """What the network is told of each text, [B, …]; cached, without gradient."""
 
     def noise_pred(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """ε [b, c, h, w] float32 for latents at integer timesteps [b], whatever the network itself predicts."""
+        """ε [b, c, h, w] float32 at integer timesteps [b], whatever the network itself predicts."""
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures [B, 3, H, W] float32 in [0, 1] for finished latents [B, c, h, w]."""

@@ -62,12 +62,13 @@ def as_scores(output: Tensor | Sequence[float] | Scores) -> Scores:
     """Whatever a reward returned, as float64 (an integer reward would truncate its own advantages)."""
     if isinstance(output, Scores):
         return replace(output, values=np.asarray(output.values, dtype=np.float64))
-    if isinstance(output, Tensor):
-        output = output.detach().cpu().double().numpy()
-    return Scores(np.asarray(output, dtype=np.float64))
+    values = output.detach().cpu().double().numpy() if isinstance(output, Tensor) else output
+    return Scores(np.asarray(values, dtype=np.float64))
 
 
-def checked_scores(label: str, output: Tensor | Sequence[float] | Scores, prompts: Sequence[Prompt]) -> Scores:
+def checked_scores(
+    label: str, output: Tensor | Sequence[float] | Scores, prompts: Sequence[Prompt]
+) -> Scores:
     """Scores of shape [B]; NaN and infinities become NaN and count as failures.
 
     Raises `RewardError` for any other shape: N² or N × 1 scores are a reward that read its batch wrongly.
@@ -75,10 +76,13 @@ def checked_scores(label: str, output: Tensor | Sequence[float] | Scores, prompt
     try:
         scores = as_scores(output)
     except (TypeError, ValueError) as error:
-        raise RewardError(f"reward {label!r}: expected {len(prompts)} numbers, got {type(output).__name__}") from error
+        raise RewardError(
+            f"reward {label!r}: expected {len(prompts)} numbers, got {type(output).__name__}"
+        ) from error
     if scores.values.shape != (len(prompts),):
         raise RewardError(
-            f"reward {label!r}: expected one score per image, shape ({len(prompts)},); got {scores.values.shape}"
+            f"reward {label!r}: expected one score per image, shape ({len(prompts)},);"
+            f" got {scores.values.shape}"
         )
     if scores.details and len(scores.details) != len(prompts):
         raise RewardError(
@@ -96,8 +100,8 @@ def settle_failures(term: Term, scores: Scores, prompts: Sequence[Prompt]) -> Sc
     first = int(failed.argmax())
     if term.on_error == "raise" or failed.all():
         raise RewardError(
-            f"reward {term.label!r}: no finite score for {failed.sum()} of {len(prompts)} images; first is sample"
-            f" {first}, prompt {prompts[first].text!r}",
+            f"reward {term.label!r}: no finite score for {failed.sum()} of {len(prompts)} images;"
+            f" first is sample {first}, prompt {prompts[first].text!r}",
             hint=f"to train on without such samples: --reward {term.label},on_error=drop (or impute)",
         )
     if term.on_error == "drop":
@@ -116,7 +120,8 @@ def call_reward(term: Term, images: Tensor, prompts: Sequence[Prompt]) -> Scores
     except Exception as error:
         if term.on_error == "raise":
             raise RewardError(
-                f"reward {term.label!r} failed on samples such as {prompts[0].text!r}: {type(error).__name__}: {error}"
+                f"reward {term.label!r} failed on samples such as {prompts[0].text!r}:"
+                f" {type(error).__name__}: {error}"
             ) from error
         scores = Scores(np.full(len(prompts), np.nan), failures=len(prompts))
     return replace(scores, seconds=time.perf_counter() - start)
@@ -156,7 +161,8 @@ class Judging:
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
         self.threads = {
-            term.label: ThreadPoolExecutor(1, thread_name_prefix=f"reward-{term.label}") for term in objective.terms
+            term.label: ThreadPoolExecutor(1, thread_name_prefix=f"reward-{term.label}")
+            for term in objective.terms
         }
         self.calls: dict[str, list[tuple[Sequence[int], Future[Scores]]]] = {
             term.label: [] for term in objective.terms

@@ -19,12 +19,13 @@ from ddpo_core.types import Conditioning, Prompt, Trajectory
 def sample_seeds(run_seed: int, epoch: int, indices: Sequence[int]) -> list[int]:
     """One 64-bit seed for each sample of an epoch, by its index in the epoch over all processes."""
     return [
-        int(np.random.SeedSequence([run_seed, epoch, index]).generate_state(1, np.uint64)[0] >> 1) for index in indices
+        int(np.random.SeedSequence([run_seed, epoch, index]).generate_state(1, np.uint64)[0] >> 1)
+        for index in indices
     ]
 
 
 class Noise:
-    """Standard normal noise, one stream for each image, drawn on the CPU so that every device sees the same."""
+    """Standard normal noise, a stream for each image, drawn on the CPU: every device sees the same."""
 
     def __init__(self, seeds: Sequence[int], shape: Sequence[int], device: torch.device) -> None:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -60,7 +61,11 @@ def denoise(
 
 @torch.no_grad()
 def rollout(
-    policy: Policy, prompts: Sequence[Prompt], seeds: Sequence[int], *, storage_dtype: torch.dtype = torch.float32
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    *,
+    storage_dtype: torch.dtype = torch.float32,
 ) -> Trajectory:
     """Denoise one batch of prompts, one seed each, and keep every step on the host."""
     denoiser = policy.denoiser
@@ -81,7 +86,8 @@ def concatenate(batches: Sequence[Trajectory]) -> Trajectory:
     return Trajectory(
         prompts=[prompt for batch in batches for prompt in batch.prompts],
         conditioning={
-            name: torch.cat([batch.conditioning[name] for batch in batches]) for name in batches[0].conditioning
+            name: torch.cat([batch.conditioning[name] for batch in batches])
+            for name in batches[0].conditioning
         },
         latents=torch.cat([batch.latents for batch in batches]),
         log_probs=torch.cat([batch.log_probs for batch in batches]),

@@ -20,7 +20,9 @@ HALF_PRECISION_TOLERANCE = 1e-5  # a tenth of the paper's clip range
 BLACK = 1 / 255
 
 
-def self_check(policy: Policy, judged: Judged, *, batch_size: int, half_precision: bool, trained: set[str]) -> float:
+def self_check(
+    policy: Policy, judged: Judged, *, batch_size: int, half_precision: bool, trained: set[str]
+) -> float:
     """Raise `SelfCheckError` for the first thing that is wrong; else the largest |ratio − 1| that was seen.
 
     `judged` is a round sampled under the present weights, `batch_size` the train batch size, and `trained`
@@ -30,13 +32,17 @@ def self_check(policy: Policy, judged: Judged, *, batch_size: int, half_precisio
     check_pictures(judged)
     check_rewards({label: values for label, values in judged.rewards.items() if label in trained})
     check_log_probs(judged, policy.schedule.rated)
-    return check_ratios(policy, judged, batch_size, HALF_PRECISION_TOLERANCE if half_precision else FULL_PRECISION_TOLERANCE)
+    return check_ratios(
+        policy, judged, batch_size, HALF_PRECISION_TOLERANCE if half_precision else FULL_PRECISION_TOLERANCE
+    )
 
 
 def check_trainable(policy: Policy) -> None:
     """Some weights require a gradient."""
     if not policy.denoiser.trainable_parameters():
-        raise SelfCheckError("self-check: no weights to train; expected a LoRA (--lora-rank 16) or rank 0 for all")
+        raise SelfCheckError(
+            "self-check: no weights to train; expected a LoRA (--lora-rank 16) or rank 0 for all"
+        )
 
 
 def check_pictures(judged: Judged) -> None:
@@ -58,7 +64,8 @@ def check_rewards(rewards: Mapping[str, np.ndarray]) -> None:
     for label, values in rewards.items():
         if len(values) > 1 and np.nanmax(values) == np.nanmin(values):
             raise SelfCheckError(
-                f"self-check: reward {label!r} gave {values[0]:g} to all {len(values)} pictures; there is nothing to learn",
+                f"self-check: reward {label!r} gave {values[0]:g} to all {len(values)} pictures;"
+                " there is nothing to learn",
                 hint=f"score some pictures by hand, or watch it without training on it: --watch {label}",
             )
 
@@ -66,7 +73,9 @@ def check_rewards(rewards: Mapping[str, np.ndarray]) -> None:
 def check_log_probs(judged: Judged, rated: list[int]) -> None:
     """There are rated steps, and their log-probs are finite."""
     if not rated:
-        raise SelfCheckError("self-check: σ = 0 at every step; expected a sampler with noise, such as ddim,eta=1")
+        raise SelfCheckError(
+            "self-check: σ = 0 at every step; expected a sampler with noise, such as ddim,eta=1"
+        )
     finite = torch.isfinite(judged.trajectory.log_probs).all(0)
     if not finite.all():
         raise SelfCheckError(f"self-check: log-probs are not finite at step {int((~finite).nonzero()[0])}")
@@ -86,9 +95,10 @@ def check_ratios(policy: Policy, judged: Judged, batch_size: int, tolerance: flo
         difference = (log_prob - trajectory.log_probs[rows, t].to(device)).expm1().abs().max().item()
         if not difference <= tolerance:  # NaN fails too
             raise SelfCheckError(
-                f"self-check: ratio is off by {difference:.2g} at step {t} of {policy.schedule.num_steps} before any"
-                f" update; expected at most {tolerance:g}",
-                hint="make --train-batch-size equal to --sample-batch-size (kernels differ by batch size), or use fp32",
+                f"self-check: ratio is off by {difference:.2g} at step {t} of {policy.schedule.num_steps}"
+                f" before any update; expected at most {tolerance:g}",
+                hint="kernels differ by batch size: make --train-batch-size equal to --sample-batch-size,"
+                " or use --mixed-precision no",
             )
         worst = max(worst, difference)
     return worst

@@ -128,7 +128,15 @@ def train(
     sampled, `RewardError` and `SelfCheckError` while running, `RunError` when the loss is not finite.
     """
     trainer = Trainer(
-        denoiser, sampler, estimator, objective, prompts, settings, normaliser or Normaliser(), accelerator, on_progress
+        denoiser,
+        sampler,
+        estimator,
+        objective,
+        prompts,
+        settings,
+        normaliser or Normaliser(),
+        accelerator,
+        on_progress,
     )
     if state is not None:
         trainer.restore(state)
@@ -227,7 +235,9 @@ class Trainer:
                 scores = judging.finish(lambda done, total: self.on_progress(Progress("scores", done, total)))
         return concatenate(batches), seeds, scores
 
-    def judge(self, prompts: Sequence[Prompt], scores: Mapping[str, Scores]) -> tuple[Combined, dict[str, float]]:
+    def judge(
+        self, prompts: Sequence[Prompt], scores: Mapping[str, Scores]
+    ) -> tuple[Combined, dict[str, float]]:
         """Advantages of the epoch's samples over all processes, and each reward's mean, error and share."""
         everyone = self.interleave(list(prompts))
         values = {label: np.array(self.interleave(list(score.values))) for label, score in scores.items()}
@@ -256,7 +266,11 @@ class Trainer:
             return mine
         gathered = gather_object(mine)
         share = len(mine)
-        return [gathered[process * share + row] for row in range(share) for process in range(len(gathered) // share)]
+        return [
+            gathered[process * share + row]
+            for row in range(share)
+            for process in range(len(gathered) // share)
+        ]
 
     def check(self, judged: Judged) -> dict[str, float]:
         """The self-check, on a round sampled under the present weights."""
@@ -275,7 +289,10 @@ class Trainer:
         """All updates of the epoch; the means of what the estimator had to say."""
         settings = self.settings
         updates = self.estimator.updates(
-            judged, self.policy.schedule, num_updates=settings.updates_per_epoch, batch_size=settings.train_batch_size
+            judged,
+            self.policy.schedule,
+            num_updates=settings.updates_per_epoch,
+            batch_size=settings.train_batch_size,
         )
         history: defaultdict[str, list[float]] = defaultdict(list)
         with self.timed("update"):
@@ -288,7 +305,7 @@ class Trainer:
     def update(self, minibatches: Iterable[Minibatch]) -> dict[str, float]:
         """One optimiser step on the sum of the minibatches' weighted gradients.
 
-        Raises `RunError` when loss or gradient is not finite (under fp16 the scaler skips such a step instead).
+        Raises `RunError` when loss or gradient is not finite (under fp16 the scaler skips such a step).
         """
         totals: defaultdict[str, Tensor | float] = defaultdict(float)
         for minibatch, is_last in mark_last(minibatches):
@@ -303,7 +320,8 @@ class Trainer:
         metrics["grad_norm"] = float(grad_norm)
         if self.settings.mixed_precision != "fp16" and not all(map(math.isfinite, metrics.values())):
             raise RunError(
-                f"epoch {self.epoch + 1}: loss or gradient is not finite ({metrics}); the weights are as before this update",
+                f"epoch {self.epoch + 1}: loss or gradient is not finite ({metrics}); the weights are as"
+                " they were before this update",
                 hint="try a lower --learning-rate",
             )
         self.optimizer.step()
@@ -361,7 +379,8 @@ def check_scopes(objective: Objective, processes: int) -> None:
     wide = [term.label for term in objective.terms if term.info.scope != "sample"]
     if wide and processes > 1:
         raise UsageError(
-            f"reward {wide[0]!r} judges several images together, which needs them in one process; got {processes}"
+            f"reward {wide[0]!r} judges several images together, which needs them in one process;"
+            f" got {processes}"
         )
 
 

@@ -53,7 +53,9 @@ class Trajectory:
 
     prompts: Sequence[Prompt]  # B
     conditioning: Conditioning  # [B, …] each
-    latents: Tensor  # [B, T + 1, c, h, w] in the dtype they were rated in; [:, 0] is noise, [:, T] is finished
+    latents: (
+        Tensor  # [B, T + 1, c, h, w] in the dtype they were rated in; [:, 0] is noise, [:, T] is finished
+    )
     log_probs: Tensor  # [B, T] nats per latent element, under the weights that sampled; 0 where σ = 0
     images: Tensor  # [B, 3, H, W] float32 in [0, 1]
 

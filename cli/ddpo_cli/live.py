@@ -163,6 +163,7 @@ class LiveView:
         self._history: list[Metrics] = []
         self._now: Progress | None = None
         self._clock = Clock()
+        self._note = "Ctrl-C: finish this epoch and save"
         self._live = Live(console=self._console, get_renderable=self._screen, refresh_per_second=4)
 
     def start(self, header: Header, history: Sequence[Metrics]) -> None:
@@ -179,7 +180,10 @@ class LiveView:
         self._live.refresh()
 
     def say(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False)
+        if self._live.is_started:
+            self._note = text  # in the panel: printing above it from a signal handler tears it
+        else:
+            self._console.print(text, highlight=False, markup=False)
 
     def close(self) -> None:
         if self._live.is_started:
@@ -260,11 +264,9 @@ class LiveView:
     def _seconds(self) -> RenderableType:
         from rich.text import Text
 
-        if not self._history:
-            return Text()
-        last = self._history[-1]
+        last = self._history[-1] if self._history else {}
         parts = [
             f"{phase} {last[f'seconds/{phase}']:.1f} s" for phase in PHASES if f"seconds/{phase}" in last
         ]
-        stop = "   Ctrl-C: finish this epoch and save" if self._left else ""
-        return Text("\n" + " · ".join(parts) + stop, style="dim")
+        note = f"   {self._note}" if self._left else ""
+        return Text("\n" + " · ".join(parts) + note, style="dim")

@@ -44,7 +44,8 @@ class StableDiffusion:
         self.prediction_type = str(scheduler.config.prediction_type)
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise UsageError(
-                f"model: expected a network that predicts epsilon or v_prediction, got {self.prediction_type!r}"
+                "model: expected a network that predicts epsilon or v_prediction,"
+                f" got {self.prediction_type!r}"
             )
         unet = pipeline.unet
         size = unet.config.sample_size
@@ -57,7 +58,7 @@ class StableDiffusion:
 
     @property
     def device(self) -> torch.device:
-        return self.pipeline.unet.device
+        return torch.device(self.pipeline.unet.device)
 
     # ---- what is trained -------------------------------------------------------------------------
 
@@ -72,9 +73,9 @@ class StableDiffusion:
     ) -> None:
         """Choose the trained weights: a LoRA of this rank, or the whole UNet for rank 0.
 
-        `lora_alpha` None is the rank itself (a scale of one). `lora_targets` are "attention", "all", or names of
-        layers. Trained weights are float32 whatever the dtype of the frozen ones. The LoRA's start is drawn
-        from `seed`, and its output starts at zero.
+        `lora_alpha` None is the rank itself (a scale of one). `lora_targets` are "attention", "all", or
+        names of layers. Trained weights are float32 whatever the dtype of the frozen ones. The LoRA's start
+        is drawn from `seed`, and its output starts at zero.
         """
         unet = self.pipeline.unet
         if gradient_checkpointing:
@@ -106,11 +107,13 @@ class StableDiffusion:
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
         """Put weights from `trainable_state` back. Raises `CheckpointError` where names or shapes differ."""
-        trained = {name: weight for name, weight in self.pipeline.unet.named_parameters() if weight.requires_grad}
+        trained = {
+            name: weight for name, weight in self.pipeline.unet.named_parameters() if weight.requires_grad
+        }
         if {name: weight.shape for name, weight in trained.items()} != {k: v.shape for k, v in state.items()}:
             raise CheckpointError(
-                f"checkpoint: its {len(state)} trained tensors are not this model's {len(trained)}; was it saved with"
-                " another --lora-rank, --lora-targets or --model?"
+                f"checkpoint: its {len(state)} trained tensors are not this model's {len(trained)}; was it"
+                " saved with another --lora-rank, --lora-targets or --model?"
             )
         with torch.no_grad():
             for name, weight in trained.items():
@@ -235,7 +238,7 @@ def load(
     except (OSError, ValueError) as error:
         raise EnvironmentFault(
             f"model: cannot load {pretrained!r}: {str(error).splitlines()[0]}",
-            hint="give a local diffusers folder, or a hub id with the network (and `hf auth login` if it is gated)",
+            hint="give a local diffusers folder, or a hub id and a network (`hf auth login` for gated ones)",
         ) from error
     pipeline.to(device)
     return StableDiffusion(pipeline)

@@ -26,7 +26,7 @@ from ddpo_core.types import Judged, Loss, Minibatch, Schedule
 
 
 def shuffled_steps(seeds: Sequence[int], rated: Sequence[int], fraction: float, inner_epoch: int) -> Tensor:
-    """Which steps of each sample to train on, in which order [B, k]: a shuffle of its own for every sample."""
+    """Which steps of each sample to train on, in which order [B, k]: a shuffle of its own for each."""
     count = max(1, round(len(rated) * fraction))
     rows = []
     for seed in seeds:
@@ -35,7 +35,9 @@ def shuffled_steps(seeds: Sequence[int], rated: Sequence[int], fraction: float, 
     return torch.stack(rows)
 
 
-def gather_steps(judged: Judged, rows: Tensor, steps: Tensor, weight: float, device: torch.device) -> Minibatch:
+def gather_steps(
+    judged: Judged, rows: Tensor, steps: Tensor, weight: float, device: torch.device
+) -> Minibatch:
     """The minibatch of samples `rows` [b], each at its own step `steps` [b], on the device."""
     trajectory = judged.trajectory
     return Minibatch(
@@ -69,8 +71,11 @@ def policy_gradient_updates(
 def minibatches(
     judged: Judged, rows: Tensor, steps: Tensor, batch_size: int, device: torch.device
 ) -> Iterator[Minibatch]:
-    """One update's samples `rows` [n] with their `steps` [n, k], `batch_size` pairs at a time; weights sum to 1."""
-    for chunk, chunk_steps in zip(rows.split(batch_size), steps.split(batch_size), strict=True):
+    """One update's samples `rows` [n] with their `steps` [n, k], `batch_size` pairs at a time.
+
+    Each weighs as many of the update's n · k pairs as it holds; the weights sum to 1.
+    """
+    for chunk, chunk_steps in zip(torch.split(rows, batch_size), torch.split(steps, batch_size), strict=True):
         for t in range(steps.shape[1]):
             yield gather_steps(judged, chunk, chunk_steps[:, t], len(chunk) / steps.numel(), device)
 
@@ -135,7 +140,11 @@ class ImportanceSampling:
 
     def clip_range_for(self, latent_elements: int) -> float:
         """ε in mean-reduced units for latents of this size."""
-        return self.clip_range if self.clip_nats is None else clip_range_from_nats(self.clip_nats, latent_elements)
+        return (
+            self.clip_range
+            if self.clip_nats is None
+            else clip_range_from_nats(self.clip_nats, latent_elements)
+        )
 
 
 class ScoreFunction:
@@ -150,7 +159,9 @@ class ScoreFunction:
     ) -> Iterator[Iterator[Minibatch]]:
         """The one update. Raises `UsageError` for more: from the second on the gradient would be biased."""
         if num_updates != 1:
-            raise UsageError(f"ddpo-sf makes exactly one update per round; got {num_updates} updates per epoch")
+            raise UsageError(
+                f"ddpo-sf makes exactly one update per round; got {num_updates} updates per epoch"
+            )
         return policy_gradient_updates(
             judged, schedule, num_updates=1, batch_size=batch_size, timestep_fraction=self.timestep_fraction
         )

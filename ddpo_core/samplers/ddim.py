@@ -19,9 +19,12 @@ from ddpo_core.types import Schedule
 
 
 def spaced_timesteps(num_train: int, num_steps: int, spacing: str, offset: int = 0) -> list[int]:
-    """T of the N training timesteps, from noisy to clean (arXiv 2305.08891, Table 2; as diffusers has them)."""
+    """T of the N training timesteps, noisy to clean (arXiv 2305.08891, Table 2; as diffusers has them)."""
     if not 1 <= num_steps <= num_train:
-        raise UsageError(f"num_steps: expected 1 to {num_train}, the model's training timesteps; got {num_steps}")
+        raise UsageError(
+            f"num_steps: expected 1 to {num_train}, the model's training timesteps; got {num_steps}"
+        )
+    descending: np.ndarray
     if spacing == "leading":
         descending = np.arange(num_steps)[::-1] * (num_train // num_steps) + offset
     elif spacing == "trailing":
@@ -33,8 +36,8 @@ def spaced_timesteps(num_train: int, num_steps: int, spacing: str, offset: int =
     timesteps = [int(timestep) for timestep in descending]
     if timesteps[0] >= num_train:
         raise UsageError(
-            f"{num_steps} {spacing} steps with an offset of {offset} begin at timestep {timesteps[0]}, and the model"
-            f" knows 0 to {num_train - 1}; take fewer steps, or spacing=trailing"
+            f"{num_steps} {spacing} steps with an offset of {offset} begin at timestep {timesteps[0]}, and"
+            f" the model knows 0 to {num_train - 1}; take fewer steps, or spacing=trailing"
         )
     return timesteps
 
@@ -72,9 +75,12 @@ class DDIM:
             *(tensor.float().to(denoiser.device) for tensor in tensors),
         )
 
-    def step(self, schedule: Schedule, steps: Tensor, latents: Tensor, noise_pred: Tensor) -> tuple[Tensor, Tensor]:
+    def step(
+        self, schedule: Schedule, steps: Tensor, latents: Tensor, noise_pred: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Mean [b, c, h, w] and standard deviation [b, 1, 1, 1] of the next latents."""
         latents_coef, noise_coef, std = (
-            table[steps].view(-1, 1, 1, 1) for table in (schedule.latents_coef, schedule.noise_coef, schedule.std)
+            table[steps].view(-1, 1, 1, 1)
+            for table in (schedule.latents_coef, schedule.noise_coef, schedule.std)
         )
         return latents_coef * latents.float() + noise_coef * noise_pred.float(), std

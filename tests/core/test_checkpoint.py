@@ -14,7 +14,10 @@ def state(epoch, weight=1.0):
         epoch=epoch,
         reward_queries=8 * epoch,
         weights={"layer.lora_A": torch.full((2, 3), weight)},
-        optimizer={"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2, 3)}}, "param_groups": [{"lr": 0.1}]},
+        optimizer={
+            "state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2, 3)}},
+            "param_groups": [{"lr": 0.1}],
+        },
         scaler={"scale": 65536.0},
         normaliser={"jpeg": {"a cat": [-1.5, -2.0]}},
         prompts={"position": 17},

@@ -72,7 +72,9 @@ def test_the_next_timestep_comes_from_the_schedule_where_steps_do_not_divide(spa
     alpha = model.alphas_cumprod[schedule.timesteps]
     for t in range(num_steps - 1):
         now, after = alpha[t].item(), alpha[t + 1].item()
-        assert schedule.std[t].item() == pytest.approx(math.sqrt((1 - after) / (1 - now) * (1 - now / after)), rel=1e-5)
+        assert schedule.std[t].item() == pytest.approx(
+            math.sqrt((1 - after) / (1 - now) * (1 - now / after)), rel=1e-5
+        )
         assert schedule.latents_coef[t].item() == pytest.approx(math.sqrt(after / now), rel=1e-6)
 
 

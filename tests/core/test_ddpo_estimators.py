@@ -41,14 +41,23 @@ def pairs_of(update):
 def test_every_step_of_every_sample_is_trained_on_once_per_inner_epoch(policy, num_updates, batch_size):
     estimator = ImportanceSampling(inner_epochs=3)
     updates = list(
-        map(pairs_of, estimator.updates(judge(policy, range(8)), policy.schedule, num_updates=num_updates, batch_size=batch_size))
+        map(
+            pairs_of,
+            estimator.updates(
+                judge(policy, range(8)), policy.schedule, num_updates=num_updates, batch_size=batch_size
+            ),
+        )
     )
     assert len(updates) == 3 * num_updates
-    assert Counter(pair for pairs in updates for pair in pairs) == {(i, t): 3 for i in range(8) for t in range(T)}
+    assert Counter(pair for pairs in updates for pair in pairs) == {
+        (i, t): 3 for i in range(8) for t in range(T)
+    }
 
 
 def test_all_steps_of_a_sample_go_into_one_update(policy):
-    updates = ImportanceSampling().updates(judge(policy, range(8)), policy.schedule, num_updates=4, batch_size=1)
+    updates = ImportanceSampling().updates(
+        judge(policy, range(8)), policy.schedule, num_updates=4, batch_size=1
+    )
     for number, update in enumerate(updates):
         assert {sample for sample, _ in pairs_of(update)} == {2 * number, 2 * number + 1}
 
@@ -75,7 +84,9 @@ def test_which_steps_a_sample_trains_on_does_not_depend_on_who_holds_it(policy):
     def chosen(indices):
         estimator = ImportanceSampling(timestep_fraction=0.4)
         judged = judge(policy, indices)
-        return [set(pairs_of(u)) for u in estimator.updates(judged, policy.schedule, num_updates=2, batch_size=2)]
+        return [
+            set(pairs_of(u)) for u in estimator.updates(judged, policy.schedule, num_updates=2, batch_size=2)
+        ]
 
     whole, even, odd = chosen(range(8)), chosen(range(0, 8, 2)), chosen(range(1, 8, 2))
     assert [one | other for one, other in zip(even, odd, strict=True)] == whole
@@ -92,7 +103,9 @@ def test_a_minibatch_holds_the_steps_as_they_were_taken(policy):
             assert minibatch.old_log_prob[row] == trajectory.log_probs[row, t]
 
 
-@pytest.mark.parametrize("estimator", [ScoreFunction(advantage_clip=100), ImportanceSampling(advantage_clip=100)])
+@pytest.mark.parametrize(
+    "estimator", [ScoreFunction(advantage_clip=100), ImportanceSampling(advantage_clip=100)]
+)
 def test_on_policy_gradient_equals_finite_differences_of_the_score_function(policy, estimator):
     judged, gain = judge(policy, range(4)), policy.denoiser.network.gain
 
@@ -100,8 +113,15 @@ def test_on_policy_gradient_equals_finite_differences_of_the_score_function(poli
         """−mean over samples and steps of A log p, straight from the definition."""
         total = 0.0
         for t in range(T):
-            step = policy.step(torch.full((4,), t), judged.trajectory.latents[:, t], judged.trajectory.conditioning)
-            total += (-judged.advantages * step.log_prob(judged.trajectory.latents[:, t + 1])).double().mean().item()
+            step = policy.step(
+                torch.full((4,), t), judged.trajectory.latents[:, t], judged.trajectory.conditioning
+            )
+            total += (
+                (-judged.advantages * step.log_prob(judged.trajectory.latents[:, t + 1]))
+                .double()
+                .mean()
+                .item()
+            )
         return total / T
 
     (update,) = estimator.updates(judged, policy.schedule, num_updates=1, batch_size=2)

@@ -100,7 +100,7 @@ def test_two_rewards_of_one_name_are_listed_and_refused_only_when_that_name_is_u
 
 def test_a_heavy_import_is_measured_and_named(install: Install) -> None:
     site = install("heavy-import")
-    code = "from ddpo_core.discovery import registry; print(registry().plugins[-1].heavy)"
+    code = "from ddpo_core.discovery import registry; print(registry().entry('reward', 'heavy').plugin.heavy)"
     environment = {**os.environ, "PYTHONPATH": str(site)}
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True

@@ -21,7 +21,9 @@ from ddpo_core.losses import (
     ],
 )
 def test_importance_sampling_loss_of_hand_worked_numbers(ratio, advantage, expected):
-    loss = importance_sampling_loss(torch.tensor([ratio]).log(), torch.zeros(1), torch.tensor([advantage]), 0.2)
+    loss = importance_sampling_loss(
+        torch.tensor([ratio]).log(), torch.zeros(1), torch.tensor([advantage]), 0.2
+    )
     assert loss.item() == pytest.approx(expected, abs=1e-6)
 
 

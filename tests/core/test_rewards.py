@@ -24,7 +24,8 @@ def brightness(images, prompts):
 
 
 @pytest.mark.parametrize(
-    "output", [torch.tensor([1, 2, 3]), torch.tensor([1.0, 2.0, 3.0], dtype=torch.bfloat16), [1, 2, 3], (1.0, 2, 3)]
+    "output",
+    [torch.tensor([1, 2, 3]), torch.tensor([1.0, 2.0, 3.0], dtype=torch.bfloat16), [1, 2, 3], (1.0, 2, 3)],
 )
 def test_any_numbers_become_float64(output):
     scores = checked_scores("mine", output, PROMPTS)
@@ -48,17 +49,21 @@ def test_a_crash_names_the_reward_and_what_happened():
     def broken(images, prompts):
         raise OSError("the judge is away")
 
-    with pytest.raises(RewardError, match="'mine' failed.*OSError: the judge is away"):
+    with pytest.raises(RewardError, match=r"'mine' failed.*OSError: the judge is away"):
         objective(broken).score(IMAGES, PROMPTS)
 
 
 def test_dropped_failures_stay_missing_and_are_counted():
-    scores = objective(lambda images, prompts: [1.0, float("nan"), 3.0], on_error="drop").score(IMAGES, PROMPTS)["mine"]
+    scores = objective(lambda images, prompts: [1.0, float("nan"), 3.0], on_error="drop").score(
+        IMAGES, PROMPTS
+    )["mine"]
     assert np.isnan(scores.values[1]) and scores.failures == 1
 
 
 def test_imputed_failures_get_the_mean_of_the_others_and_are_counted():
-    scores = objective(lambda images, prompts: [1.0, float("nan"), 3.0], on_error="impute").score(IMAGES, PROMPTS)
+    scores = objective(lambda images, prompts: [1.0, float("nan"), 3.0], on_error="impute").score(
+        IMAGES, PROMPTS
+    )
     assert scores["mine"].values.tolist() == [1.0, 2.0, 3.0] and scores["mine"].failures == 1
 
 
@@ -106,7 +111,9 @@ def test_a_group_reward_sees_all_images_of_one_prompt_and_no_others():
 
 
 def test_a_batch_reward_sees_the_whole_round():
-    with Judging(objective(lambda images, prompts: images.mean((1, 2, 3)) * len(prompts), scope="batch")) as judging:
+    with Judging(
+        objective(lambda images, prompts: images.mean((1, 2, 3)) * len(prompts), scope="batch")
+    ) as judging:
         judging.submit(IMAGES[:1], PROMPTS[:1])
         judging.submit(IMAGES[1:], PROMPTS[1:])
         assert judging.finish()["mine"].values.tolist() == [0.0, 0.75, 1.5]

@@ -18,9 +18,7 @@ def policy(tiny_pipeline):
 
 
 def test_seeds_differ_by_run_epoch_and_index_and_repeat_for_the_same():
-    seeds = {
-        seed for run in (0, 1) for epoch in (1, 2) for seed in sample_seeds(run, epoch, range(50))
-    }
+    seeds = {seed for run in (0, 1) for epoch in (1, 2) for seed in sample_seeds(run, epoch, range(50))}
     assert len(seeds) == 200
     assert sample_seeds(0, 1, [7]) == [sample_seeds(0, 1, range(50))[7]]
 
@@ -46,7 +44,7 @@ def test_shapes_are_those_of_the_contract(policy):
     assert trajectory.latents.shape == (4, 7, 4, 8, 8)
     assert trajectory.log_probs.shape == (4, 6)
     assert trajectory.images.shape == (4, 3, 16, 16)
-    assert 0 <= trajectory.images.min() and trajectory.images.max() <= 1
+    assert trajectory.images.min() >= 0 and trajectory.images.max() <= 1
 
 
 @pytest.mark.parametrize("storage_dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -51,7 +51,9 @@ def diffusers_pictures(folder, latents, prompts, *, num_steps=5, guidance_scale=
 def test_everything_is_frozen_until_adapted_and_there_is_no_safety_checker(model):
     assert model.trainable_parameters() == []
     assert model.pipeline.safety_checker is None
-    assert not any(p.requires_grad for p in [*model.pipeline.vae.parameters(), *model.pipeline.text_encoder.parameters()])
+    assert not any(
+        p.requires_grad for p in [*model.pipeline.vae.parameters(), *model.pipeline.text_encoder.parameters()]
+    )
 
 
 def test_pictures_equal_those_of_plain_diffusers_for_the_same_noise(model, tiny_pipeline):
@@ -121,7 +123,9 @@ def test_an_exported_lora_reproduces_the_pictures_in_plain_diffusers(model, tiny
     trajectory = rollout(policy_of(moved(model), eta=0.0), [Prompt("a cat")], [3])
     assert (trajectory.images - before).abs().max() > 0.01
     model.export(tmp_path / "adapter")
-    expected = diffusers_pictures(tiny_pipeline, trajectory.latents[:, 0], ["a cat"], adapter=tmp_path / "adapter")
+    expected = diffusers_pictures(
+        tiny_pipeline, trajectory.latents[:, 0], ["a cat"], adapter=tmp_path / "adapter"
+    )
     torch.testing.assert_close(trajectory.images, expected, atol=5e-5, rtol=1e-4)
 
 
@@ -162,7 +166,9 @@ def test_the_untrained_model_is_one_block_away(model):
     model.adapt(lora_rank=4)
     moved(model)
     with model.untrained():
-        torch.testing.assert_close(rollout(policy_of(model), [Prompt("a cat")], [1]).images, before, atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            rollout(policy_of(model), [Prompt("a cat")], [1]).images, before, atol=1e-6, rtol=0
+        )
     assert (rollout(policy_of(model), [Prompt("a cat")], [1]).images - before).abs().max() > 1e-3
 
 
@@ -172,7 +178,9 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradient(tiny_pipe
         model = load(pretrained=str(tiny_pipeline))
         model.adapt(lora_rank=4, gradient_checkpointing=checkpointing)
         policy, conditioning, calls = policy_of(moved(model)), model.encode(["a cat"]), []
-        model.network.up_blocks[-1].resnets[0].conv1.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        model.network.up_blocks[-1].resnets[0].conv1.register_forward_hook(
+            lambda *_, calls=calls: calls.append(1)
+        )
         latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
         policy.step(torch.tensor([2]), latents, conditioning).mean.square().sum().backward()
         gradients.append([p.grad for p in model.trainable_parameters()])

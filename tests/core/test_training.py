@@ -65,7 +65,14 @@ def test_an_epoch_reports_what_the_documentation_promises(tiny_pipeline):
     assert [epoch.metrics["epoch"] for epoch in epochs] == [1, 2]
     assert [epoch.metrics["reward_queries"] for epoch in epochs] == [8, 16]
     promised = {
-        *("reward/bright/mean", "reward/bright/stderr", "reward/bright/share", "loss", "approx_kl", "clip_fraction"),
+        *(
+            "reward/bright/mean",
+            "reward/bright/stderr",
+            "reward/bright/share",
+            "loss",
+            "approx_kl",
+            "clip_fraction",
+        ),
         *("grad_norm", "seconds/rollout", "seconds/scores", "seconds/update"),
     }
     assert promised <= set(epochs[0].metrics)
@@ -77,7 +84,9 @@ def test_an_epoch_reports_what_the_documentation_promises(tiny_pipeline):
 
 def test_two_equal_runs_are_bit_for_bit_equal(tiny_pipeline):
     runs = [list(train(**parts(tiny_pipeline, settings=replace(SETTINGS, epochs=2)))) for _ in range(2)]
-    assert [timeless(epoch.metrics) for epoch in runs[0]][1] == [timeless(epoch.metrics) for epoch in runs[1]][1]
+    assert [timeless(epoch.metrics) for epoch in runs[0]][1] == [
+        timeless(epoch.metrics) for epoch in runs[1]
+    ][1]
     first, second = (run[-1].capture().weights for run in runs)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -147,7 +156,9 @@ def test_training_raises_the_reward_and_a_negative_weight_lowers_it():
     for weight in (1.0, -1.0):
         terms = [replace(objective_of().terms[0], weight=weight)]
         estimator = ImportanceSampling(clip_nats=1.64)
-        run = parts(None, denoiser=ToyDenoiser(), settings=settings, objective=Objective(terms), estimator=estimator)
+        run = parts(
+            None, denoiser=ToyDenoiser(), settings=settings, objective=Objective(terms), estimator=estimator
+        )
         first, *_, last = train(**run)
         change = last.metrics["reward/bright/mean"] - first.metrics["reward/bright/mean"]
         error = np.hypot(first.metrics["reward/bright/stderr"], last.metrics["reward/bright/stderr"])
@@ -155,10 +166,16 @@ def test_training_raises_the_reward_and_a_negative_weight_lowers_it():
 
 
 def test_a_watched_reward_is_reported_and_does_not_steer(tiny_pipeline):
-    watched = Term("watched", 0.0, lambda images, prompts: -images.mean((1, 2, 3)), objective_of().terms[0].info)
+    watched = Term(
+        "watched", 0.0, lambda images, prompts: -images.mean((1, 2, 3)), objective_of().terms[0].info
+    )
     settings = replace(SETTINGS, epochs=2)
     plain = list(train(**parts(tiny_pipeline, settings=settings)))
-    both = list(train(**parts(tiny_pipeline, settings=settings, objective=Objective([*objective_of().terms, watched]))))
+    both = list(
+        train(
+            **parts(tiny_pipeline, settings=settings, objective=Objective([*objective_of().terms, watched]))
+        )
+    )
     assert both[-1].metrics["reward/bright/mean"] == plain[-1].metrics["reward/bright/mean"]
     assert both[-1].metrics["reward/watched/mean"] == pytest.approx(-both[-1].metrics["reward/bright/mean"])
     assert both[-1].metrics["reward/watched/share"] == 0
@@ -181,7 +198,12 @@ def test_several_inner_epochs_and_a_fraction_of_the_timesteps_make_as_many_updat
 def test_progress_is_told_phase_by_phase(tiny_pipeline):
     seen = []
     list(train(**parts(tiny_pipeline, settings=replace(SETTINGS, epochs=1)), on_progress=seen.append))
-    assert list(dict.fromkeys(progress.phase for progress in seen)) == ["rollout", "scores", "self-check", "update"]
+    assert list(dict.fromkeys(progress.phase for progress in seen)) == [
+        "rollout",
+        "scores",
+        "self-check",
+        "update",
+    ]
 
 
 def test_a_constant_reward_ends_the_run_before_the_first_update(tiny_pipeline):
@@ -189,7 +211,9 @@ def test_a_constant_reward_ends_the_run_before_the_first_update(tiny_pipeline):
     before = run["denoiser"].trainable_state()
     with pytest.raises(SelfCheckError, match="nothing to learn"):
         next(train(**run))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in run["denoiser"].trainable_state().items())
+    assert all(
+        torch.equal(tensor, before[name]) for name, tensor in run["denoiser"].trainable_state().items()
+    )
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(tiny_pipeline):
@@ -202,7 +226,9 @@ def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(tiny_pipe
     before = run["denoiser"].trainable_state()
     with pytest.raises(RunError, match="not finite"):
         next(train(**run))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in run["denoiser"].trainable_state().items())
+    assert all(
+        torch.equal(tensor, before[name]) for name, tensor in run["denoiser"].trainable_state().items()
+    )
 
 
 def test_ddpo_sf_refuses_a_second_update_per_round(tiny_pipeline):
@@ -220,10 +246,26 @@ def test_half_precision_keeps_ratio_one_before_the_first_update(tiny_pipeline, m
 @pytest.mark.parametrize(
     ("changes", "processes", "message"),
     [
-        ({"samples_per_epoch": 30}, 1, "multiple of sample_batch_size × processes = 4, got 30; nearest: 28 or 32"),
-        ({"samples_per_epoch": 20, "updates_per_epoch": 8}, 1, "multiple of updates_per_epoch × processes = 8"),
-        ({"samples_per_epoch": 24, "train_batch_size": 5}, 1, "divisor of the 12 samples of an update, got 5; nearest"),
-        ({"samples_per_epoch": 12}, 2, "multiple of sample_batch_size × processes = 8, got 12; nearest: 8 or 16"),
+        (
+            {"samples_per_epoch": 30},
+            1,
+            "multiple of sample_batch_size × processes = 4, got 30; nearest: 28 or 32",
+        ),
+        (
+            {"samples_per_epoch": 20, "updates_per_epoch": 8},
+            1,
+            "multiple of updates_per_epoch × processes = 8",
+        ),
+        (
+            {"samples_per_epoch": 24, "train_batch_size": 5},
+            1,
+            "divisor of the 12 samples of an update, got 5; nearest",
+        ),
+        (
+            {"samples_per_epoch": 12},
+            2,
+            "multiple of sample_batch_size × processes = 8, got 12; nearest: 8 or 16",
+        ),
     ],
 )
 def test_batches_that_do_not_divide_are_refused_with_the_nearest_that_do(changes, processes, message):

@@ -1,4 +1,4 @@
-"""Run by torchrun from test_distributed.py: a short training run whose end state rank 0 writes to a folder."""
+"""Run by torchrun from test_distributed.py: a short training run whose end state goes to a folder."""
 
 from __future__ import annotations
 
@@ -57,4 +57,9 @@ def run(model_folder: Path, out: Path, *, sample_batch_size: int, train_batch_si
 
 if __name__ == "__main__":
     alone = sys.argv[3] == "alone"
-    run(Path(sys.argv[1]), Path(sys.argv[2]), sample_batch_size=8 if alone else 4, train_batch_size=4 if alone else 2)
+    run(
+        Path(sys.argv[1]),
+        Path(sys.argv[2]),
+        sample_batch_size=8 if alone else 4,
+        train_batch_size=4 if alone else 2,
+    )

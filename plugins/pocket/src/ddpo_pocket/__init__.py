@@ -22,7 +22,7 @@ def ddpo_models() -> Iterable[ModelInfo]:
     return (
         ModelInfo(
             name="pocket",
-            summary="a Stable Diffusion of 7 million parameters that draws emoji; ships with ddpo, needs no GPU",
+            summary="a Stable Diffusion of 7 million parameters that draws emoji; needs no GPU",
             factory="ddpo_pocket.loading:load",
             requires=("torch", "diffusers", "transformers", "peft"),
             install_hint='pip install "ddpo[train]"',

@@ -1,0 +1,61 @@
+"""A plugin in a loose file: a model and two rewards that need neither weights nor time."""
+
+import os
+import signal
+
+from ddpo_core.hookspecs import hookimpl
+from ddpo_core.info import ModelInfo, Option, RewardInfo
+
+DDPO_PLUGIN_API = (1, 0)
+
+
+@hookimpl
+def ddpo_rewards():
+    yield RewardInfo(
+        name="brightness",
+        summary="mean of all pixels",
+        factory="toy_world:Brightness",
+        higher_is="brighter pictures",
+        options=(Option(name="gamma", type="float", default=1.0),),
+    )
+    yield RewardInfo(name="stops", summary="says Ctrl-C, or crashes", factory="toy_world:Stops")
+
+
+@hookimpl
+def ddpo_models():
+    yield ModelInfo(
+        name="toy",
+        summary="sixteen latents",
+        factory="toy_world:load",
+        prompts="animals",
+        defaults={"num_steps": 4, "guidance_scale": 1.0, "learning_rate": 0.01},
+    )
+
+
+class Brightness:
+    def __init__(self, gamma=1.0):
+        self.gamma = gamma
+
+    def __call__(self, images, prompts):
+        return images.pow(self.gamma).mean((1, 2, 3))
+
+
+class Stops:
+    """Brightness, until the environment says stop: at the n-th call, by a signal or by dying."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, images, prompts):
+        self.calls += 1
+        if self.calls == int(os.environ.get("TOY_CTRL_C_AT", 0)):
+            os.kill(os.getpid(), signal.SIGINT)
+        if self.calls == int(os.environ.get("TOY_CRASH_AT", 0)):
+            raise RuntimeError("the judge has left the room")
+        return images.mean((1, 2, 3))
+
+
+def load(device="cpu", dtype=None):
+    from ddpo_core.testing import ToyDenoiser
+
+    return ToyDenoiser(pixels=4)
