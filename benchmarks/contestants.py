@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
@@ -112,7 +112,8 @@ def ddpo(pipeline: StableDiffusionPipeline, settings: Settings) -> Contestant:
     """`ddpo_core.training.train`, as the CLI drives it. The self-check runs in the first epoch only."""
     denoiser = StableDiffusion(pipeline)
     denoiser.adapt(lora_rank=LORA_RANK)
-    reward = Term("bright", 1.0, lambda images, prompts: brightness(images), RewardInfo("bright", "", ""))
+    info = RewardInfo(name="bright", summary="mean brightness", factory="")
+    reward = Term("bright", 1.0, lambda images, prompts: brightness(images), info)
     epochs = train(
         denoiser=denoiser,
         sampler=DDIM(),
@@ -145,6 +146,7 @@ def trl_trainer(pipeline: StableDiffusionPipeline, settings: Settings) -> Any:
     """TRL's trainer with ddpo's settings."""
     from trl import DDPOConfig, DDPOTrainer
 
+    PartialState()  # TRL logs before it has an accelerator, and Accelerate's logger refuses that
     samples_per_update = settings.samples_per_epoch // settings.updates_per_epoch
     config = DDPOConfig(
         seed=settings.seed,

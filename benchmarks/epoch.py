@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ddpo_core.training import Settings
 
 HOW_TO_GET_TRL = 'TRL: not installed, so not compared. To compare: pip install "trl==0.23.1" datasets'
+SYNCHRONISED_TURNS = 2  # on a GPU: more turns with a clock that stops it around every call, for the parts only
 BATCHES = ("samples_per_epoch", "sample_batch_size", "train_batch_size", "updates_per_epoch", "num_steps")
 DEFAULTS = {"tiny": (4, 2, 2, 2, 2), "small": (8, 4, 4, 2, 5), "sd15": (16, 8, 4, 2, 10)}
 
@@ -37,13 +38,14 @@ class Turn:
 
     wall: float  # s
     cpu: float  # s, all threads of the process
-    parts: dict[str, float]  # s in each of the networks
+    whole: float  # s by the probe's clock
+    parts: dict[str, float]  # s in each of the networks by the same clock
     calls: dict[str, tuple[int, int]]  # part → calls, rows in them
 
     @property
     def rest(self) -> float:
         """Seconds outside every network."""
-        return self.wall - sum(self.parts.values())
+        return self.whole - sum(self.parts.values())
 
 
 def main() -> None:
@@ -114,29 +116,29 @@ def race(arguments: argparse.Namespace) -> tuple[dict[str, list[Turn]], dict[str
     """Timed turns of each contestant, and the turns whose parts are to be trusted (see `Probe`)."""
     prepare_torch(arguments)
     from contestants import AccelerateState
-    from probe import Probe
+    from probe import Probe, gpu_clock
 
-    state, probe = AccelerateState(), Probe()
+    # on a CPU that others use too, CPU seconds are the clock that only counts our own work
+    on_gpu = arguments.device != "cpu"
+    state, probe = AccelerateState(), Probe(time.perf_counter if on_gpu else time.process_time)
     field = entrants(arguments, state)
     for pipeline in {id(entrant.pipeline): entrant.pipeline for entrant in field}.values():
         probe.attach(pipeline)
     first = one_round(field, state, probe)  # not counted: first calls are slower, and ddpo checks itself
-    print(f"\nddpo's first epoch, with its self-check: {first['ddpo'].wall:.2f} s; not counted below\n")
+    check = f"{first['ddpo'].cpu:.2f} CPU s"
+    print(f"\nddpo's first epoch, with its self-check: {check}; not counted below\n")
     turns = rounds(arguments.repeats, field, state, probe)
-    if arguments.device == "cpu":
+    if not on_gpu:
         return turns, turns
-    import torch
-
-    # with a clock that stops the GPU around every call the parts are right and the whole is not
-    probe.synchronise = torch.cuda.synchronize
-    return turns, rounds(2, field, state, probe)
+    probe.clock = gpu_clock
+    return turns, rounds(SYNCHRONISED_TURNS, field, state, probe)
 
 
 def entrants(arguments: argparse.Namespace, state: AccelerateState) -> list[Contestant]:
     """Bare and ddpo share one pipeline, LoRA included; TRL has an equal one."""
     from contestants import bare
 
-    epochs = arguments.repeats + 3
+    epochs = 1 + arguments.repeats + SYNCHRONISED_TURNS
     ours = make("ddpo", arguments, epochs)
     field = [bare(ours.pipeline, settings_of(arguments, epochs)), ours]
     if not arguments.no_trl:
@@ -171,12 +173,12 @@ def take_turn(entrant: Contestant, state: AccelerateState, probe: Probe) -> Turn
     probe.clear()
     with state.of(entrant.name), probe.watch_backward():
         finish()
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall, cpu, whole = time.perf_counter(), time.process_time(), probe.clock()
         entrant.epoch()
         finish()
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        wall, cpu, whole = time.perf_counter() - wall, time.process_time() - cpu, probe.clock() - whole
     calls = {name: (count, probe.rows[name]) for name, count in probe.calls.items()}
-    return Turn(wall, cpu, dict(probe.seconds), calls)
+    return Turn(wall, cpu, whole, dict(probe.seconds), calls)
 
 
 # ---- memory --------------------------------------------------------------------------------------
@@ -289,10 +291,10 @@ def print_parts(turns: dict[str, list[Turn]]) -> None:
         for part in PARTS
     ]
     rest = [median(turn.rest for turn in mine) for mine in turns.values()]
-    share = [median(turn.rest / turn.wall for turn in mine) for mine in turns.values()]
+    share = [median(turn.rest / turn.whole for turn in mine) for mine in turns.values()]
     rows.append(("everything else", [f"{seconds:.3f}" for seconds in rest]))
     rows.append(("  as a share of the epoch", [f"{part:.2%}" for part in share]))
-    print_table("wall seconds by part, median", list(turns), rows)
+    print_table("seconds by part, median", list(turns), rows)
 
 
 def print_calls(turns: dict[str, list[Turn]]) -> None:

@@ -16,6 +16,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated
 
 import typer
@@ -28,12 +29,16 @@ from ddpo_core.errors import DdpoError, EnvironmentFault, UsageError
 # Click's usage error, wherever Typer keeps it: its own module since 0.26, the package `click` before.
 _TyperUsage: type[Exception] = typer.BadParameter.__mro__[1]
 
-# Commands that only look; they do not pay for importing the settings of the others.
-LIGHT = {*(noun.command for noun in listing.NOUNS), "plugins", "doctor", "--version"}
+# What these do, told here so that drawing `ddpo --help` does not import them with all their settings.
+RUNNING = {
+    "train": "Fine-tune a text-to-image model towards one or more rewards.",
+    "sample": "Draw pictures; one seed and one prompt always give the same picture.",
+    "report": "Write RUN/report.html: curves, pictures before and after, settings, versions.",
+}
 
 
-def make_app(*, light: bool = False) -> typer.Typer:
-    """The commands; a light app has only those that list and show."""
+def make_app(first: str = "") -> typer.Typer:
+    """The commands. Of those in RUNNING only the one that `first` names is imported; the others are told of."""
     app = typer.Typer(
         name="ddpo",
         help="Train diffusion models on anything you can score. A reward is a plugin: pip install one, use "
@@ -42,18 +47,18 @@ def make_app(*, light: bool = False) -> typer.Typer:
         pretty_exceptions_show_locals=False,  # locals can hold tokens
     )
     app.callback(invoke_without_command=True)(root)
-    if not light:
-        from ddpo_cli.report import report
-        from ddpo_cli.sample import sample
-        from ddpo_cli.train import train
-
-        for command in (train, sample, report):
-            app.command()(command)
+    for name, told in RUNNING.items():
+        function = getattr(import_module(f"ddpo_cli.{name}"), name) if name == first else elsewhere
+        app.command(name, help=told)(function)
     for noun in listing.NOUNS:
         app.add_typer(listing.commands_for(noun), name=noun.command)
     app.add_typer(listing.plugins_app, name="plugins")
     app.command()(doctor)
     return app
+
+
+def elsewhere() -> None:
+    """Stands for a command that this line does not name; it is never called."""
 
 
 def root(
@@ -77,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments or os.environ.get("DDPO_DEBUG", "0") not in ("", "0")
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        app = make_app(light=bool(arguments) and arguments[0] in LIGHT)
+        app = make_app(next((argument for argument in arguments if argument in RUNNING), ""))
         code = app(args=arguments, prog_name="ddpo", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):

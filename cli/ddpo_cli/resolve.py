@@ -137,7 +137,10 @@ def _updates(values: Mapping[str, Any], registry: Registry) -> tuple[object, str
 
 
 def _train_batch_size(values: Mapping[str, Any], registry: Registry) -> tuple[object, str]:
-    return values["sample_batch_size"], "follows sample_batch_size"
+    """As many as are sampled at a time, or the nearest lower number that divides an update's samples."""
+    share = max(1, values["samples_per_epoch"] // values["updates_per_epoch"])
+    fitting = [size for size in range(1, min(values["sample_batch_size"], share) + 1) if share % size == 0]
+    return fitting[-1], "follows sample_batch_size"
 
 
 def _learning_rate(values: Mapping[str, Any], registry: Registry) -> tuple[object, str]:

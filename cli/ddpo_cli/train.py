@@ -92,10 +92,11 @@ def train(
         _show_plan(resolved, registry, measure, json)
         return
     folder = _new_folder(out or default_folder(resolved.config))
+    plugins = provenance.describe(resolved.config, registry)
     if is_first_process():
-        folder.write_json(folder.plugins, provenance.describe(resolved.config, registry))
+        folder.write_json(folder.plugins, plugins)
         write_config(folder, resolved)
-    _run(folder, resolved, registry, None)
+    _run(folder, resolved, registry, make_header(folder, resolved.config, plugins), None)
 
 
 def make_registry(layers: Sequence[Layer]) -> Registry:
@@ -165,7 +166,7 @@ def _resume(
     if is_first_process():
         folder.write_json(folder.plugins, now)
         write_config(folder, resolved)
-    _run(folder, resolved, registry, latest)
+    _run(folder, resolved, registry, make_header(folder, resolved.config, now), latest)
 
 
 def resumed(before: Resolved, after: RunConfig, folder: RunFolder) -> Resolved:
@@ -186,7 +187,9 @@ def resumed(before: Resolved, after: RunConfig, folder: RunFolder) -> Resolved:
 # the run itself
 
 
-def _run(folder: RunFolder, resolved: Resolved, registry: Registry, resume_at: int | None) -> None:
+def _run(
+    folder: RunFolder, resolved: Resolved, registry: Registry, header: Header, resume_at: int | None
+) -> None:
     from ddpo_cli import parts, report
 
     goes_on = f"ddpo train --resume {folder.root}"
@@ -196,7 +199,7 @@ def _run(folder: RunFolder, resolved: Resolved, registry: Registry, resume_at: i
         from ddpo_cli.session import Session
 
         session = Session(folder, resolved, registry, view)
-        outcome = session.run(make_header(folder, resolved), resume_at)
+        outcome = session.run(header, resume_at)
     except KeyboardInterrupt:
         latest = folder.latest_checkpoint()
         saved = f"the last checkpoint is epoch {latest}" if latest else "there is no checkpoint yet"
@@ -215,9 +218,8 @@ def _run(folder: RunFolder, resolved: Resolved, registry: Registry, resume_at: i
     print(f"pictures ddpo sample {folder.root} --prompt TEXT")
 
 
-def make_header(folder: RunFolder, resolved: Resolved) -> Header:
+def make_header(folder: RunFolder, config: RunConfig, plugins: dict[str, Any]) -> Header:
     """What the view begins with: every reward with the distribution and version that it came from."""
-    config, plugins = resolved.config, folder.read_json(folder.plugins)
     rewards = {label: _reward_line(part) for label, part in plugins["rewards"].items()}
     model = plugins["parts"]["model"]
     trained = f"LoRA of rank {config.lora_rank}" if config.lora_rank else "all weights"

@@ -106,6 +106,12 @@ def test_batches_that_do_not_divide_are_refused_with_the_nearest_that_do(toys, f
     assert hint in caught.value.hint
 
 
+@pytest.mark.parametrize(("samples", "updates", "batch"), [(64, 2, 8), (48, 4, 6), (8, 8, 1)])
+def test_a_minibatch_nobody_chose_divides_an_updates_samples(toys, samples, updates, batch):
+    config = of(toys, samples_per_epoch=samples, updates_per_epoch=updates, sample_batch_size=8).config
+    assert config.train_batch_size == batch
+
+
 def test_nearest_values():
     assert nearest_multiples(50, 8) == [48, 56]
     assert nearest_multiples(3, 8) == [8]

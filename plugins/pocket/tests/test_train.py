@@ -154,3 +154,29 @@ def test_a_paler_face_has_a_larger_angle():
 
 def test_a_blue_picture_has_no_skin():
     assert tone.skin_angle(np.full((64, 64, 3), (30, 60, 220), np.uint8)) is None
+
+
+@pytest.mark.slow
+def test_two_workers_train_go_on_and_export_a_pipeline(book, tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    data, state, model = tmp_path / "data", tmp_path / "denoiser.state", tmp_path / "model"
+    _write_dataset(book, data, count=64)
+    autoencoder.train_autoencoder(data, tmp_path / "autoencoder", minutes=0.1, workers=2)
+    denoiser.encode_dataset(data, tmp_path / "autoencoder", tmp_path / "latents.npy", workers=2)
+    denoiser.train_denoiser(data, tmp_path / "latents.npy", state, minutes=0.2, workers=2)
+    first = torch.load(state)
+    assert first["used"] == pytest.approx(1.0, abs=0.2)
+    # the same call once more finds its budget used up and changes next to nothing
+    denoiser.train_denoiser(data, tmp_path / "latents.npy", state, minutes=0.2, workers=2)
+    assert torch.load(state)["step"] <= first["step"] + 2
+    denoiser.export_pipeline(state, tmp_path / "autoencoder", model)
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
+    assert pipeline("cat", num_inference_steps=1, output_type="np").images.shape == (1, 64, 64, 3)
+
+
+def _write_dataset(book: SpriteBook, folder: Path, count: int) -> None:
+    pictures = [render.render(book, seed) for seed in range(count)]
+    folder.mkdir()
+    np.save(folder / "pixels.npy", np.stack([picture.pixels for picture in pictures]))
+    lines = [render._describe(picture) for picture in pictures]
+    (folder / "captions.jsonl").write_text("\n".join(lines) + "\n")

@@ -271,7 +271,7 @@ def _load_state(
 
 
 def export_pipeline(state_file: Path, autoencoder: Path, target: Path) -> None:
-    """Writes the averaged weights as a pipeline folder in float16; replaces `target` in one move."""
+    """Writes the averaged weights as a pipeline folder; replaces `target` in one move."""
     tokenizer = build_tokenizer(world.words())
     model = Denoiser(tokenizer)
     model.load_state_dict(torch.load(state_file)["ema"])
@@ -287,8 +287,10 @@ def export_pipeline(state_file: Path, autoencoder: Path, target: Path) -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
-        part.half()
+    # transformers loads weights as they are stored, diffusers as float32: a float16 text encoder would not
+    # fit the rest where nobody names a dtype
+    pipeline.vae.half()
+    pipeline.unet.half()
     partial, old = target.with_name(target.name + ".partial"), target.with_name(target.name + ".old")
     pipeline.save_pretrained(partial)
     for file in partial.rglob("*.safetensors"):
