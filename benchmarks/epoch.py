@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 HOW_TO_GET_TRL = 'TRL: not installed, so not compared. To compare: pip install "trl==0.23.1" datasets'
 SYNCHRONISED_TURNS = 2  # on a GPU: more turns with a clock that stops it around every call, for the parts only
 BATCHES = ("samples_per_epoch", "sample_batch_size", "train_batch_size", "updates_per_epoch", "num_steps")
-DEFAULTS = {"tiny": (4, 2, 2, 2, 2), "small": (8, 4, 4, 2, 5), "sd15": (16, 8, 4, 2, 10)}
+DEFAULTS = {"tiny": (4, 2, 2, 2, 2), "small": (4, 2, 2, 2, 5), "medium": (8, 4, 4, 2, 5), "sd15": (16, 8, 4, 2, 10)}
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,11 @@ def rounds(
 
 
 def one_round(field: Sequence[Contestant], state: AccelerateState, probe: Probe) -> dict[str, Turn]:
-    return {entrant.name: take_turn(entrant, state, probe) for entrant in field}
+    turns = {}
+    for entrant in field:
+        turns[entrant.name] = turn = take_turn(entrant, state, probe)
+        print(f"  {entrant.name}: {turn.wall:.2f} s, {turn.cpu:.2f} CPU s", file=sys.stderr, flush=True)
+    return turns
 
 
 def take_turn(entrant: Contestant, state: AccelerateState, probe: Probe) -> Turn:

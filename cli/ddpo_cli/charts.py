@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 56, 16, 12, 28
 MOST_HOVER_POINTS = 400
@@ -63,6 +64,15 @@ def number(value: float) -> str:
     return f"{value:.4g}" if abs(value) >= 1e-3 else f"{value:.2g}"
 
 
+def tick_texts(ticks: Sequence[float]) -> list[str]:
+    """The ticks with as many decimals as tell them apart; in powers of ten where those would be many."""
+    step = min((abs(b - a) for a, b in pairwise(ticks)), default=0.0)
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9)) if step else 9
+    if decimals > 4 or max(map(abs, ticks)) >= 10_000:
+        return [number(tick) for tick in ticks]
+    return [f"{tick:.{decimals}f}" for tick in ticks]
+
+
 def with_error(mean: float, error: float) -> str:
     """`-1.579 ± 0.012`: as many digits as the error leaves meaning to, two of its own."""
     if not (math.isfinite(error) and error > 0):
@@ -108,10 +118,11 @@ def _frame(curves: Sequence[Curve], width: int, height: int) -> _Frame:
 def _grid(frame: _Frame, x_name: str) -> list[str]:
     right, bottom = frame.width - MARGIN_RIGHT, frame.height - MARGIN_BOTTOM
     marks = []
-    for value in nice_ticks(frame.y_low, frame.y_high, max(3, frame.height // 45)):
+    ticks = nice_ticks(frame.y_low, frame.y_high, max(3, frame.height // 45))
+    for value, text in zip(ticks, tick_texts(ticks), strict=True):
         y = frame.y(value)
         marks.append(f'<line class="grid" x1="{MARGIN_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        marks.append(_tick(MARGIN_LEFT - 8, y + 4, number(value), "end"))
+        marks.append(_tick(MARGIN_LEFT - 8, y + 4, text, "end"))
     for value in nice_ticks(frame.x_low, frame.x_high, max(3, frame.width // 90)):
         if float(value).is_integer():
             marks.append(_tick(frame.x(value), bottom + 18, number(value), "middle"))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from ddpo_cli.settings import WHAT, Setting, declared
+from ddpo_cli.settings import LEARNING, RUN, WHAT, Setting, declared
 
 Command = TypeVar("Command", bound=Callable[..., None])
 BESIDES = inspect.Parameter.KEYWORD_ONLY
@@ -67,11 +67,41 @@ def given(flags: Mapping[str, Any]) -> dict[str, object]:
     return values
 
 
+# What else `ddpo train` takes: these are no settings of a run.
+
 CLIP_RANGE = typer.Option(
-    "--clip-range", help="The estimator's clip range; short for --estimator NAME,clip_range=X.", metavar="X",
-    rich_help_panel="Learning", show_default=False,
-)  # fmt: skip
+    "--clip-range",
+    help="The estimator's clip range; short for --estimator NAME,clip_range=X.",
+    metavar="X",
+    rich_help_panel=LEARNING,
+)
 CONFIG = typer.Option("--config", help="Settings from a TOML file.", metavar="FILE", rich_help_panel=WHAT)
 PRESET = typer.Option(
-    "--preset", help="Settings that ship with ddpo, such as paper/aesthetic or demo.", rich_help_panel=WHAT
+    "--preset",
+    help="Settings that ship with ddpo, such as paper/aesthetic or demo.",
+    metavar="NAME",
+    rich_help_panel=WHAT,
 )
+OUT = typer.Option(
+    "--out",
+    help="The run's folder, new or empty (default: runs/REWARD-MODEL-TIME).",
+    metavar="DIR",
+    rich_help_panel=RUN,
+)
+RESUME = typer.Option(
+    "--resume",
+    help="Go on with the run in this folder; --epochs may be raised.",
+    metavar="DIR",
+    rich_help_panel=RUN,
+)
+ALLOW_PLUGIN_CHANGE = typer.Option(
+    "--allow-plugin-change",
+    help="Resume with other plugins than the run began with.",
+    rich_help_panel=RUN,
+)
+DRY_RUN = typer.Option("--dry-run", help="Show what would be done, and do nothing.")
+MEASURE = typer.Option(
+    "--measure/--no-measure",
+    help="With --dry-run: load the model and time one step (default: where that takes seconds).",
+)
+JSON = typer.Option("--json", help="With --dry-run: as JSON.")

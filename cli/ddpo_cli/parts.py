@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ddpo_core.rewards import Objective, Term
     from ddpo_core.training import Settings
 
-Adapted = Any  # a Denoiser whose `adapt` was called
-
 
 @dataclass(frozen=True)
 class Model:
@@ -89,7 +87,7 @@ def load_model(config: RunConfig, registry: Registry, *, adapted: bool = True) -
     accelerator = make_accelerator(config)
     dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.mixed_precision]
     found = specs.find(registry, "model", config.model)
-    denoiser: Adapted = registry.build("model", found.spec, device=accelerator.device, dtype=dtype)
+    denoiser: Denoiser = registry.build("model", found.spec, device=accelerator.device, dtype=dtype)
     if adapted:
         denoiser.adapt(
             lora_rank=config.lora_rank,

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 LEARNING = {
     "loss": "Loss",
-    "approx_kl": "Approximate KL, nats per latent element",
+    "approx_kl": "Approximate KL per element",
     "clip_fraction": "Fraction of ratios clipped",
     "grad_norm": "Gradient norm before clipping",
 }
+PAGE_WIDTH, CARD_WIDTH = 1030, 560  # of a chart, in pixels, alone in its row or not
 PIXELATED_BELOW = 128  # pixels; smaller pictures are enlarged without blurring
 STRIP_PROMPTS, STRIP_EPOCHS = 4, 7
 
@@ -105,11 +106,9 @@ def contents(folder: RunFolder) -> dict[str, Any]:
     plugins = folder.read_json(folder.plugins) if folder.plugins.is_file() else {}
     history = folder.read_metrics()
     drawn = grids.saved_epochs(folder)
-    cards = (
-        [_reward_card(label, part, history) for label, part in plugins.get("rewards", {}).items()]
-        if history
-        else []
-    )
+    rewards = plugins.get("rewards", {}) if history else {}
+    width = CARD_WIDTH if len(rewards) > 1 else PAGE_WIDTH
+    cards = [_reward_card(label, part, history, width) for label, part in rewards.items()]
     weights = {label: part["weight"] for label, part in plugins.get("rewards", {}).items() if part["weight"]}
     last = history[-1] if history else {}
     return {
@@ -134,7 +133,7 @@ def _column(history: Sequence[Metrics], key: str) -> list[float]:
     return [line.get(key, math.nan) for line in history]
 
 
-def _reward_card(label: str, part: Mapping[str, Any], history: Sequence[Metrics]) -> RewardCard:
+def _reward_card(label: str, part: Mapping[str, Any], history: Sequence[Metrics], width: int) -> RewardCard:
     epochs = _column(history, "epoch")
     means, errors = _column(history, f"reward/{label}/mean"), _column(history, f"reward/{label}/stderr")
     change = means[-1] - means[0]
@@ -145,7 +144,7 @@ def _reward_card(label: str, part: Mapping[str, Any], history: Sequence[Metrics]
         label=label,
         about=_about(part),
         unit=part.get("unit", ""),
-        chart=charts.svg([Curve(label, epochs, means, errors)], width=720, height=300),
+        chart=charts.svg([Curve(label, epochs, means, errors)], width=width, height=300),
         first=charts.with_error(means[0], errors[0]),
         last=charts.with_error(means[-1], errors[-1]),
         change=f"{change:+.3g}",
@@ -186,7 +185,7 @@ def _learning_charts(history: Sequence[Metrics]) -> list[tuple[str, str, str]]:
         return []
     epochs = _column(history, "epoch")
     made = [
-        (title, charts.svg([Curve(title, epochs, _column(history, key))], width=440, height=200), "")
+        (title, charts.svg([Curve(title, epochs, _column(history, key))], width=340, height=170), "")
         for key, title in LEARNING.items()
         if key in history[-1]
     ]
@@ -196,7 +195,7 @@ def _learning_charts(history: Sequence[Metrics]) -> list[tuple[str, str, str]]:
         for index, phase in enumerate(phases)
     ]
     legend = " ".join(f'<span class="key c{curve.colour}">{curve.name}</span>' for curve in seconds)
-    made.append(("Seconds an epoch", charts.svg(seconds, width=440, height=200), legend))
+    made.append(("Seconds an epoch", charts.svg(seconds, width=340, height=170), legend))
     shares = [key for key in history[-1] if key.endswith("/share") and history[-1][key]]
     if len(shares) > 1:
         curves = [
@@ -204,7 +203,7 @@ def _learning_charts(history: Sequence[Metrics]) -> list[tuple[str, str, str]]:
             for i, key in enumerate(shares)
         ]
         legend = " ".join(f'<span class="key c{curve.colour}">{curve.name}</span>' for curve in curves)
-        made.append(("Share of the advantage's variance", charts.svg(curves, width=440, height=200), legend))
+        made.append(("Share of the advantage's variance", charts.svg(curves, width=340, height=170), legend))
     return made
 
 

@@ -15,6 +15,7 @@ its checkpoint, so a resumed run drops lines after the checkpoint and writes the
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -114,7 +115,7 @@ class RunFolder:
     def append_metrics(self, metrics: Mapping[str, float]) -> None:
         """One line, on the disk when this returns."""
         with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(metrics)) + "\n")
+            file.write(_line(metrics))
             file.flush()
             os.fsync(file.fileno())
 
@@ -122,11 +123,12 @@ class RunFolder:
         """All whole lines; a last line that was torn by a kill is left out."""
         if not self.metrics.is_file():
             return []
-        return [json.loads(line) for line in self.metrics.read_bytes().split(b"\n")[:-1] if line]
+        rows = (json.loads(line) for line in self.metrics.read_bytes().split(b"\n")[:-1] if line)
+        return [{key: math.nan if value is None else value for key, value in row.items()} for row in rows]
 
     def truncate_metrics(self, epoch: int) -> None:
         """Drop every line after `epoch`, and a torn one."""
-        kept = [json.dumps(line) + "\n" for line in self.read_metrics() if line["epoch"] <= epoch]
+        kept = [_line(row) for row in self.read_metrics() if row["epoch"] <= epoch]
         write_atomic(self.metrics, "".join(kept).encode())
 
     # checkpoints
@@ -187,6 +189,12 @@ class RunFolder:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _line(metrics: Mapping[str, float]) -> str:
+    """A line of metrics.jsonl; what is not finite becomes null, which JSON has."""
+    finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+    return json.dumps(finite, allow_nan=False) + "\n"
 
 
 def improvement(metrics: Metrics, first: Metrics, weights: Mapping[str, float]) -> float:

@@ -67,7 +67,7 @@ class Session:
     def run(self, header: Header, resume_at: int | None) -> Outcome:
         """Train to the last epoch, or to the first Ctrl-C. `resume_at`: the checkpoint to go on from."""
         if self.is_main:
-            self._clean_up_after(resume_at)
+            self.folder.truncate_metrics(resume_at or 0)
             self.tracker = make_tracker(
                 self.config.tracker, self.folder.root, asdict(self.config), resumed_at=resume_at
             )
@@ -77,9 +77,6 @@ class Session:
         finally:
             self.view.close()
             self.tracker.close()
-
-    def _clean_up_after(self, epoch: int | None) -> None:
-        self.folder.truncate_metrics(epoch or 0)
 
     def _train(self, resume_at: int | None) -> Outcome:
         from ddpo_core import checkpoint
@@ -109,6 +106,8 @@ class Session:
                 self._keep(epoch, last=stop or done == self.config.epochs)
                 if stop:
                     break
+        if done == resume_at and self.is_main:
+            self._publish()  # it was over, and killed between its last checkpoint and what follows that
         return Outcome(done, interrupted=done < self.config.epochs)
 
     def _announce_stop(self) -> None:
@@ -143,6 +142,10 @@ class Session:
         from ddpo_core import checkpoint
 
         checkpoint.save(self.folder.checkpoints, state)
+        self._publish()
+
+    def _publish(self) -> None:
+        """What follows from a checkpoint: adapter, report, and which older ones may go."""
         self.folder.publish_adapter(self.parts.model.denoiser.export)
         self.folder.prune_checkpoints(self.weights, self.config.checkpoint_keep)
         report.write_report(self.folder)

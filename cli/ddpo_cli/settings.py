@@ -131,7 +131,9 @@ class RunConfig:
 
     epochs: int = setting(100, "Rounds of sampling and updating.", RUN, minimum=1, fixed=False)
     seed: int = setting(0, "All randomness follows from it.", RUN, minimum=0)
-    device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps.", RUN, fixed=False, metavar="NAME")
+    device: str = setting(
+        "auto", "Where the network runs.", RUN, choices=("auto", "cpu", "cuda", "mps"), fixed=False
+    )
     images_every: int = setting(
         5,
         "Draw the fixed-seed grid every so many epochs; 0: only first and last.",

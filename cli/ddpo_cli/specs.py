@@ -18,6 +18,7 @@ from ddpo_core.plugins import canonical as canonical_name
 if TYPE_CHECKING:
     from ddpo_core.discovery import Registry
 
+PATH_OPTIONS = ("pretrained", "path")  # what may name something on this machine
 PRETRAINED = "stable-diffusion"  # what loads a folder or a hub id
 
 ADVANTAGES = {
@@ -124,6 +125,7 @@ def canonical(config: RunConfig, registry: Registry) -> RunConfig:
         estimator=_canonical(registry, "estimator", config.estimator),
         prompts=_canonical(registry, "prompts", config.prompts) if config.prompts else "",
         advantages=str(_advantages(config.advantages)),
+        plugin=tuple(map(absolute, config.plugin)),
     )
     for watched in (grammar.parse(text, weighted=True) for text in config.watch):
         if watched.weight != 1:
@@ -135,7 +137,13 @@ def canonical(config: RunConfig, registry: Registry) -> RunConfig:
 def _canonical(registry: Registry, kind: str, text: str) -> str:
     found = find(registry, kind, text)
     registry.check_options(found.info, found.spec)
-    return str(found.spec)
+    paths = {key: absolute(str(found.spec.options[key])) for key in PATH_OPTIONS if key in found.spec.options}
+    return str(replace(found.spec, options={**found.spec.options, **paths}, text=""))
+
+
+def absolute(text: str) -> str:
+    """A path that is there, so that the run can be resumed from elsewhere; a hub id as it is."""
+    return str(Path(text).resolve()) if Path(text).exists() else text
 
 
 def _advantages(text: str) -> grammar.Spec:

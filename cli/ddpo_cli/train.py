@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,7 @@ from ddpo_cli.flags import with_setting_flags
 from ddpo_cli.live import Header, make_view
 from ddpo_cli.resolve import CLIP_RANGE, Layer, Resolved, from_file, from_preset, resolve
 from ddpo_cli.run_folder import RunFolder
-from ddpo_cli.settings import RUN, RunConfig, declared
+from ddpo_cli.settings import RunConfig, declared
 from ddpo_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,46 +25,37 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
+@dataclass(frozen=True)
+class Rehearsal:
+    """A dry run: the plan is shown, and nothing is done."""
+
+    measure: bool | None  # None: where that takes seconds
+    json: bool
+
+    def show(self, resolved: Resolved, registry: Registry) -> None:
+        """Print what would be done."""
+        from ddpo_cli import plan, plan_text
+
+        made = plan.make_plan(resolved.config, registry)
+        measured = plan_text.measured(resolved.config, registry, made, self.measure)
+        if self.json:
+            print(plan.as_json(made, resolved, asdict(measured) if measured else None))
+        else:
+            print(plan_text.text(made, resolved, measured))
+
+
 @with_setting_flags
 def train(
     *,
     clip_range: Annotated[float | None, flags.CLIP_RANGE] = None,
     config: Annotated[Path | None, flags.CONFIG] = None,
     preset: Annotated[str | None, flags.PRESET] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="The run's folder, new or empty (default: runs/REWARD-MODEL-TIME).",
-            metavar="DIR",
-            rich_help_panel=RUN,
-        ),
-    ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            help="Go on with the run in this folder; --epochs may be raised.",
-            metavar="DIR",
-            rich_help_panel=RUN,
-        ),
-    ] = None,
-    allow_plugin_change: Annotated[
-        bool,
-        typer.Option(
-            "--allow-plugin-change",
-            help="Resume with other plugins than the run began with.",
-            rich_help_panel=RUN,
-        ),
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")
-    ] = False,
-    measure: Annotated[
-        bool | None,
-        typer.Option(
-            help="With --dry-run: load the model and time one step (default: where that takes seconds)."
-        ),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="With --dry-run: as JSON.")] = False,
+    out: Annotated[Path | None, flags.OUT] = None,
+    resume: Annotated[Path | None, flags.RESUME] = None,
+    allow_plugin_change: Annotated[bool, flags.ALLOW_PLUGIN_CHANGE] = False,
+    dry_run: Annotated[bool, flags.DRY_RUN] = False,
+    measure: Annotated[bool | None, flags.MEASURE] = None,
+    json: Annotated[bool, flags.JSON] = False,
     **settings: Any,
 ) -> None:
     """Fine-tune a text-to-image model towards one or more rewards.
@@ -73,6 +64,7 @@ def train(
     ddpo train --reward aesthetic:0.5 --reward jpeg:-1,quality=80 --preset paper/aesthetic
     ddpo train --resume runs/mine
     """
+    rehearsal = Rehearsal(measure, json) if dry_run else None
     typed = flags.given(settings) | ({} if clip_range is None else {CLIP_RANGE: clip_range})
     if json and not dry_run:
         raise UsageError("--json belongs to --dry-run", hint="a run's numbers are in its metrics.jsonl")
@@ -81,15 +73,15 @@ def train(
             raise UsageError(
                 "--resume takes its settings from the run's folder; leave --config, --preset and --out out"
             )
-        _resume(RunFolder.open(resume), typed, dry_run, measure, json, allow_plugin_change)
+        _resume(RunFolder.open(resume), typed, rehearsal, allow_plugin_change)
         return
     layers = [from_preset(preset)] if preset else []
     layers += [from_file(config)] if config else []
     layers.append(Layer("flag", typed))
     registry = make_registry(layers)
     resolved = resolve(layers, registry)
-    if dry_run:
-        _show_plan(resolved, registry, measure, json)
+    if rehearsal:
+        rehearsal.show(resolved, registry)
         return
     folder = _new_folder(out or default_folder(resolved.config))
     plugins = provenance.describe(resolved.config, registry)
@@ -140,12 +132,7 @@ def write_config(folder: RunFolder, resolved: Resolved) -> None:
 
 
 def _resume(
-    folder: RunFolder,
-    typed: dict[str, object],
-    dry_run: bool,
-    measure: bool | None,
-    json: bool,
-    allow_plugin_change: bool,
+    folder: RunFolder, typed: dict[str, object], rehearsal: Rehearsal | None, allow_plugin_change: bool
 ) -> None:
     values, origins = config_file.stored(folder.config)
     begun = Layer(f"run {folder.root}", values)
@@ -153,8 +140,8 @@ def _resume(
     registry = make_registry([begun, changes])
     before = Resolved(resolve([begun], registry).config, origins)
     resolved = resumed(before, resolve([begun, changes], registry).config, folder)
-    if dry_run:
-        _show_plan(resolved, registry, measure, json)
+    if rehearsal:
+        rehearsal.show(resolved, registry)
         return
     now = provenance.describe(resolved.config, registry)
     provenance.refuse_changes(folder.read_json(folder.plugins), now, allowed=allow_plugin_change)
@@ -237,17 +224,3 @@ def make_header(folder: RunFolder, config: RunConfig, plugins: dict[str, Any]) -
 def _reward_line(part: dict[str, Any]) -> str:
     weight = f"weight {part['weight']:g}" if part["weight"] else "watched"
     return f"{weight} · {part['distribution']} {part['version']}"
-
-
-# the dry run
-
-
-def _show_plan(resolved: Resolved, registry: Registry, measure: bool | None, json: bool) -> None:
-    from ddpo_cli import plan, plan_text
-
-    made = plan.make_plan(resolved.config, registry)
-    measured = plan_text.measured(resolved.config, registry, made, measure)
-    if json:
-        print(plan.as_json(made, resolved, asdict(measured) if measured else None))
-    else:
-        print(plan_text.text(made, resolved, measured))

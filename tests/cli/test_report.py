@@ -128,6 +128,18 @@ def test_ticks_are_round_numbers(low, high, ticks):
     assert nice_ticks(low, high, 5) == pytest.approx(ticks)
 
 
+@pytest.mark.parametrize(
+    ("ticks", "texts"),
+    [
+        ([-1.75, -1.7, -1.65], ["-1.75", "-1.70", "-1.65"]),
+        ([0, 2, 4], ["0", "2", "4"]),
+        ([0, 2e-7], ["0", "2e-07"]),
+    ],
+)
+def test_ticks_have_the_decimals_that_tell_them_apart(ticks, texts):
+    assert charts.tick_texts(ticks) == texts
+
+
 def test_a_band_spans_one_standard_error_on_both_sides():
     drawing = charts.svg([Curve("a", [1, 2], [0.0, 1.0], [0.5, 0.5])], width=400, height=200)
     (points,) = re.findall(r'<polygon class="band c1" points="([^"]+)"', drawing)

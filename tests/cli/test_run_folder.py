@@ -65,6 +65,7 @@ def test_truncating_drops_what_is_newer_than_the_checkpoint_and_a_torn_line(fold
 
 def test_an_epoch_of_nan_is_still_read_back(folder):
     folder.append_metrics(line(1, mean=float("nan")))
+    assert '"reward/a/mean": null' in folder.metrics.read_text()
     (row,) = folder.read_metrics()
     assert row["reward/a/mean"] != row["reward/a/mean"]
 

@@ -105,6 +105,16 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_again(ddpo, monkeypa
     assert timeless("killed") == timeless("whole")
 
 
+def test_a_run_that_died_after_its_last_checkpoint_still_gets_its_adapter(ddpo):
+    ddpo("train", "--reward", "brightness", "--epochs", 2, "--out", "run", *TOY)
+    trained = weights("run")
+    for lost in (*Path("run/adapter").iterdir(), Path("run/report.html")):
+        lost.unlink()
+    assert ddpo("train", "--resume", "run").code == 0
+    assert weights("run") == trained
+    assert Path("run/report.html").is_file()
+
+
 def test_ctrl_c_finishes_the_epoch_saves_and_says_how_to_go_on(ddpo, monkeypatch):
     monkeypatch.setenv("TOY_CTRL_C_AT", "3")
     done = ddpo("train", "--reward", "stops", "--epochs", 9, "--out", "run", *TOY)

@@ -1,0 +1,56 @@
+"""How long the CLI takes to answer, warm, and whether it imported torch to do so.
+
+    python benchmarks/cli_startup.py --repeats 20
+
+The figure is one process from start to end, so the interpreter's own start is part of it; it is shown beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from statistics import median
+
+COMMANDS = (["--help"], ["rewards", "list"])
+# the command as the console script runs it, then a word on what it imported
+RUN = """
+import sys
+from ddpo_cli.main import main
+sys.argv = ["ddpo", *sys.argv[1:]]
+try:
+    main()
+finally:
+    print("torch" if "torch" in sys.modules else "no torch", file=sys.stderr)
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=20, help="timed runs of each, after one that is not (20)")
+    repeats = parser.parse_args().repeats
+    interpreter = [sys.executable, "-c", "pass"]
+    print(f"{'python -c pass':<24}{show(seconds(interpreter, repeats))}")
+    for words in COMMANDS:
+        command = [sys.executable, "-c", RUN, *words]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()[-1]
+        print(f"{'ddpo ' + ' '.join(words):<24}{show(seconds(command, repeats))}, {said} imported")
+
+
+def seconds(command: list[str], repeats: int) -> list[float]:
+    """Wall seconds of each run, the first (cold caches) left out."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        subprocess.run(command, capture_output=True, check=True)
+        times.append(time.perf_counter() - start)
+    return times[1:]
+
+
+def show(times: list[float]) -> str:
+    return f"median {median(times):.3f} s, fastest {min(times):.3f} s of {len(times)}"
+
+
+if __name__ == "__main__":
+    main()
