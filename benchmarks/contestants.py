@@ -1,7 +1,7 @@
 """The three that are timed: the bare network calls, an epoch of ddpo, and an epoch of TRL's DDPOTrainer.
 
-All have the same settings: DDIM with η = 1, guidance in sampling and in training, LoRA r = 4 on the attention,
-AdamW, mean brightness as the reward, advantages over the batch, every prompt new.
+All have the same settings: DDIM with η = 1, guidance in sampling and in training, LoRA r = 4 on the
+attention, AdamW, mean brightness as the reward, advantages over the batch, every prompt new.
 """
 
 from __future__ import annotations
@@ -81,12 +81,10 @@ def bare(pipeline: StableDiffusionPipeline, settings: Settings) -> Contestant:
         return prompt_embeds
 
     def update(prompt_embeds: Tensor) -> None:
-        rows = 2 * settings.train_batch_size
+        both = slice(0, 2 * settings.train_batch_size)
         for _ in range(settings.num_steps):
-            noise_pred = pipeline.unet(
-                latents[:rows], timesteps[:rows], encoder_hidden_states=prompt_embeds[:rows], return_dict=False
-            )[0]
-            noise_pred.backward(latents[:rows])
+            inputs = latents[both], timesteps[both], prompt_embeds[both]
+            pipeline.unet(*inputs, return_dict=False)[0].backward(latents[both])
 
     def epoch() -> None:
         for _ in range(settings.samples_per_epoch // settings.sample_batch_size):
@@ -189,7 +187,7 @@ def trl_pipeline(pipeline: StableDiffusionPipeline) -> Any:
 
 
 class AccelerateState:
-    """Accelerate keeps its state in class attributes: TRL's gradient accumulation would divide ddpo's losses."""
+    """Accelerate's state is global: TRL's gradient accumulation would divide ddpo's losses too."""
 
     def __init__(self) -> None:
         self.kept: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}

@@ -3,8 +3,8 @@
     python benchmarks/epoch.py                                 on a CPU, a few minutes
     python benchmarks/epoch.py --device cuda --size sd15       SD 1.5's own shapes
 
-All contestants take turns in one process; ratios are formed turn by turn, so that a machine that is busy for a
-while is busy for both sides of a ratio. Peak memory is measured first, in a fresh process for each.
+All contestants take turns in one process; ratios are formed turn by turn, so that a machine that is busy
+for a while is busy for both sides of a ratio. Peak memory is measured first, in a fresh process for each.
 """
 
 from __future__ import annotations
@@ -27,9 +27,14 @@ if TYPE_CHECKING:
     from ddpo_core.training import Settings
 
 HOW_TO_GET_TRL = 'TRL: not installed, so not compared. To compare: pip install "trl==0.23.1" datasets'
-SYNCHRONISED_TURNS = 2  # on a GPU: more turns with a clock that stops it around every call, for the parts only
+SYNCHRONISED_TURNS = 2  # on a GPU, and only for the parts: turns whose clock stops it around every call
 BATCHES = ("samples_per_epoch", "sample_batch_size", "train_batch_size", "updates_per_epoch", "num_steps")
-DEFAULTS = {"tiny": (4, 2, 2, 2, 2), "small": (4, 2, 2, 2, 5), "medium": (8, 4, 4, 2, 5), "sd15": (16, 8, 4, 2, 10)}
+DEFAULTS = {
+    "tiny": (4, 2, 2, 2, 2),
+    "small": (4, 2, 2, 2, 5),
+    "medium": (8, 4, 4, 2, 5),
+    "sd15": (16, 8, 4, 2, 10),
+}
 
 
 @dataclass(frozen=True)
@@ -223,7 +228,7 @@ def clear_peak(on_gpu: bool) -> None:
 
 
 def peak(on_gpu: bool) -> int:
-    """Bytes at the peak. Linux's VmHWM is ru_maxrss that can be cleared and does not begin at the parent's."""
+    """Bytes at the peak. VmHWM is an ru_maxrss that can be cleared and does not begin at the parent's."""
     import resource
 
     import torch
@@ -249,7 +254,8 @@ def print_machine(arguments: argparse.Namespace) -> None:
 
     numbers = ", ".join(f"{name} {getattr(arguments, name)}" for name in BATCHES)
     device = torch.cuda.get_device_name() if arguments.device != "cpu" else "CPU"
-    print(f"{arguments.size} on {device}, {arguments.threads} of {os.cpu_count()} cores, torch {torch.__version__}")
+    cores = f"{arguments.threads} of {os.cpu_count()} cores"
+    print(f"{arguments.size} on {device}, {cores}, torch {torch.__version__}")
     print(f"{numbers}, guidance 5, float32")
 
 

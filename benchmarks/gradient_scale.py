@@ -1,9 +1,9 @@
-"""How large are the gradients that Adam sees? Mean-reduced log-probs make them small; Adam's ε must be smaller.
+"""How large are the gradients that Adam sees? Mean-reduced log-probs make them small.
 
 python benchmarks/gradient_scale.py [--model SPEC]
 
-Trains the model on JPEG size for two epochs of two updates and prints, for each update, quantiles of |gradient| over
-the LoRA's weights.
+Trains the model on JPEG size for two epochs of two updates and prints, for each update, quantiles of
+|gradient| over the LoRA's weights. Adam's ε must be smaller.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ SHAPES = {
 
 
 def build_pipeline(shape: Shape, *, device: str, seed: int = 0) -> StableDiffusionPipeline:
-    """The same float32 weights for the same seed; a DDIM scheduler with SD 1.x's numbers; no safety checker."""
+    """Float32 weights that follow from the seed, DDIM with SD 1.x's numbers, no safety checker."""
     torch.manual_seed(seed)
     tokenizer = letter_tokenizer(shape.text_tokens)
     pipeline = StableDiffusionPipeline(

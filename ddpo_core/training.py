@@ -22,9 +22,10 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from ddpo_core.advantages import Combined, Normaliser, combine
+from ddpo_core.batches import check_batches
 from ddpo_core.checkpoint import RunState, capture_random, restore_random
 from ddpo_core.denoising import Policy
-from ddpo_core.errors import BatchError, RunError, UsageError
+from ddpo_core.errors import RunError, UsageError
 from ddpo_core.prompts import PromptStream
 from ddpo_core.protocols import Denoiser, Estimator, Sampler
 from ddpo_core.rewards import Judging, Objective
@@ -77,36 +78,6 @@ class Epoch:
     scores: Mapping[str, Scores]  # of the same samples
     policy: Policy  # to sample from between epochs
     capture: Callable[[], RunState]
-
-
-def nearest_multiples(value: int, divisor: int) -> str:
-    """The multiples of `divisor` around `value`, for a message."""
-    below = value // divisor * divisor
-    return f"{below} or {below + divisor}" if below else str(divisor)
-
-
-def check_batches(settings: Settings, processes: int = 1) -> None:
-    """Raise `BatchError`, with the nearest values that do, where batch sizes do not divide."""
-    samples, updates = settings.samples_per_epoch, settings.updates_per_epoch
-    together = processes * settings.sample_batch_size
-    if samples % together:
-        raise BatchError(
-            f"samples_per_epoch: expected a multiple of sample_batch_size × processes = {together}, got {samples};"
-            f" nearest: {nearest_multiples(samples, together)}"
-        )
-    if samples % (processes * updates):
-        raise BatchError(
-            f"samples_per_epoch: expected a multiple of updates_per_epoch × processes = {processes * updates}, got"
-            f" {samples}; nearest: {nearest_multiples(samples, processes * updates)}"
-        )
-    share = samples // (processes * updates)
-    if share % settings.train_batch_size and settings.train_batch_size < share:
-        fitting = [size for size in range(1, share + 1) if share % size == 0]
-        nearest = min(fitting, key=lambda size: abs(size - settings.train_batch_size))
-        raise BatchError(
-            f"train_batch_size: expected a divisor of the {share} samples of an update, got"
-            f" {settings.train_batch_size}; nearest: {nearest}"
-        )
 
 
 def train(
@@ -162,7 +133,14 @@ class Trainer:
         on_progress: Callable[[Progress], None],
     ) -> None:
         self.accelerator = accelerator or fresh_accelerator(settings.mixed_precision)
-        check_batches(settings, self.accelerator.num_processes)
+        check_batches(
+            samples_per_epoch=settings.samples_per_epoch,
+            sample_batch_size=settings.sample_batch_size,
+            train_batch_size=settings.train_batch_size,
+            updates_per_epoch=settings.updates_per_epoch,
+            processes=self.accelerator.num_processes,
+            group_size=prompts.group_size,
+        )
         check_scopes(objective, self.accelerator.num_processes)
         self.estimator = estimator
         self.objective = objective

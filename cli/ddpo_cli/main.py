@@ -38,7 +38,7 @@ RUNNING = {
 
 
 def make_app(first: str = "") -> typer.Typer:
-    """The commands. Of those in RUNNING only the one that `first` names is imported; the others are told of."""
+    """The commands. Of those in RUNNING only the one that `first` names is imported."""
     app = typer.Typer(
         name="ddpo",
         help="Train diffusion models on anything you can score. A reward is a plugin: pip install one, use "
@@ -48,8 +48,10 @@ def make_app(first: str = "") -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(root)
     for name, told in RUNNING.items():
-        function = getattr(import_module(f"ddpo_cli.{name}"), name) if name == first else elsewhere
-        app.command(name, help=told)(function)
+        if name == first:
+            app.command(name)(getattr(import_module(f"ddpo_cli.{name}"), name))
+        else:
+            app.command(name, help=told)(elsewhere)
     for noun in listing.NOUNS:
         app.add_typer(listing.commands_for(noun), name=noun.command)
     app.add_typer(listing.plugins_app, name="plugins")

@@ -66,6 +66,8 @@ def make_accelerator(config: RunConfig) -> Accelerator:
             f"--device {config.device}: there is none here; got {accelerator.device.type}",
             hint="`ddpo doctor` shows the devices; --device auto takes the best one",
         )
+    if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise UsageError("--mixed-precision fp16 needs a GPU; this is a CPU", hint="take bf16 or no")
     return accelerator
 
 

@@ -18,14 +18,11 @@ from typing import TYPE_CHECKING, Any
 from ddpo_cli import specs
 from ddpo_cli.resolve import Resolved
 from ddpo_cli.settings import RunConfig
+from ddpo_core.denoisers.lora import lora_layers
 
 if TYPE_CHECKING:
     from ddpo_core.discovery import Registry
 
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-ALL_LAYERS = (*ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2",
-              "conv1", "conv2", "conv_shortcut", "time_emb_proj")  # fmt: skip
-NAMED_TARGETS = {"attention": ATTENTION, "all": ALL_LAYERS}
 BYTES = {"no": 4, "bf16": 2, "fp16": 2}
 ADAM_COPIES = 4  # the weight, its gradient and two moments, all float32
 
@@ -156,7 +153,7 @@ def tensor_shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
 
 def lora_weights(shapes: Mapping[str, list[int]], rank: int, targets: tuple[str, ...]) -> int:
     """Weights of a LoRA: rank × (inputs + outputs) of each layer that is hit; a kernel counts as inputs."""
-    layers = [layer for target in targets for layer in NAMED_TARGETS.get(target, (target,))]
+    layers = lora_layers(targets)
     total = 0
     for name, shape in shapes.items():
         layer = name.removesuffix(".weight")

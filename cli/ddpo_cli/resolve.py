@@ -14,9 +14,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpo_cli import batches, presets, specs
+from ddpo_cli import presets, specs
 from ddpo_cli.nearest import did_you_mean
 from ddpo_cli.settings import DERIVED, RunConfig, Setting, declared
+from ddpo_core.batches import check_batches
 from ddpo_core.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
@@ -243,4 +244,10 @@ def _check(config: RunConfig, origins: Mapping[str, str], registry: Registry) ->
             f"{config.updates_per_epoch} ({origins['updates_per_epoch']})",
             hint=f"add --updates-per-epoch {estimator.updates_per_epoch}, or take --estimator ddpo-is",
         )
-    batches.check(config, group_size=specs.group_size(config.advantages))
+    check_batches(
+        samples_per_epoch=config.samples_per_epoch,
+        sample_batch_size=config.sample_batch_size,
+        train_batch_size=config.train_batch_size,
+        updates_per_epoch=config.updates_per_epoch,
+        group_size=specs.group_size(config.advantages),
+    )

@@ -17,16 +17,10 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, nn
 
+from ddpo_core.denoisers.lora import lora_layers
 from ddpo_core.errors import CheckpointError, EnvironmentFault, UsageError
 from ddpo_core.types import Conditioning
 
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-# every linear and convolutional layer inside the UNet's blocks
-EVERY_LAYER = (
-    *ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2",
-    "conv1", "conv2", "conv_shortcut", "time_emb_proj",
-)  # fmt: skip
-LORA_TARGETS = {"attention": ATTENTION, "all": EVERY_LAYER}
 CACHED_PROMPTS = 4096
 
 
@@ -83,11 +77,10 @@ class StableDiffusion:
         if lora_rank == 0:
             unet.to(torch.float32).requires_grad_(True)
             return
-        targets = [layer for target in lora_targets for layer in LORA_TARGETS.get(target, (target,))]
         self.lora_config = LoraConfig(
             r=lora_rank,
             lora_alpha=lora_alpha or lora_rank,
-            target_modules=targets,
+            target_modules=lora_layers(lora_targets),
             init_lora_weights="gaussian",
         )
         with torch.random.fork_rng(devices=[]):
@@ -199,6 +192,8 @@ class StableDiffusion:
 
 def check_folder(folder: Path) -> None:
     """Refuse a local folder that is no StableDiffusionPipeline, before anything is loaded."""
+    if not folder.is_dir():
+        raise UsageError(f"model: there is no folder {folder}")
     index = folder / "model_index.json"
     if not index.is_file():
         raise UsageError(f"model: expected a diffusers folder, got {folder}, which has no model_index.json")
@@ -222,7 +217,7 @@ def load(
 
     Raises `UsageError` for a folder of another kind, `EnvironmentFault` where weights cannot be had.
     """
-    if Path(pretrained).is_dir():
+    if Path(pretrained).is_dir() or pretrained.startswith((".", "/", "~")):
         check_folder(Path(pretrained))
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(

@@ -6,7 +6,6 @@ from dataclasses import asdict
 import pytest
 
 from ddpo_cli import config_file, presets
-from ddpo_cli.batches import nearest_divisors, nearest_multiples
 from ddpo_cli.resolve import Layer, from_file, resolve
 from ddpo_core.errors import BatchError, SpecError, UnknownName, UsageError
 
@@ -85,18 +84,18 @@ def test_reward_tables_are_specs(toys):
 @pytest.mark.parametrize(
     ("flags", "hint"),
     [
-        ({"samples_per_epoch": 50}, "--samples-per-epoch 48 or 56, or --sample-batch-size 5 or 10"),
+        ({"samples_per_epoch": 50}, "samples_per_epoch 48 or 56, or sample_batch_size 5 or 10"),
         (
             {"samples_per_epoch": 48, "updates_per_epoch": 5},
-            "--samples-per-epoch 45 or 50, or --updates-per-epoch 4 or 6",
+            "samples_per_epoch 45 or 50, or updates_per_epoch 4 or 6",
         ),
         (
             {"samples_per_epoch": 64, "updates_per_epoch": 2, "train_batch_size": 5},
-            "--train-batch-size 4 or 8",
+            "train_batch_size 4 or 8",
         ),
         (
             {"samples_per_epoch": 64, "updates_per_epoch": 2, "advantages": "group,size=6"},
-            "--samples-per-epoch 60 or 66, or --advantages group,size=4 or 8",
+            "samples_per_epoch 60 or 66, or the group size 4 or 8",
         ),
     ],
 )
@@ -110,13 +109,6 @@ def test_batches_that_do_not_divide_are_refused_with_the_nearest_that_do(toys, f
 def test_a_minibatch_nobody_chose_divides_an_updates_samples(toys, samples, updates, batch):
     config = of(toys, samples_per_epoch=samples, updates_per_epoch=updates, sample_batch_size=8).config
     assert config.train_batch_size == batch
-
-
-def test_nearest_values():
-    assert nearest_multiples(50, 8) == [48, 56]
-    assert nearest_multiples(3, 8) == [8]
-    assert nearest_divisors(5, 48) == [4, 6]
-    assert nearest_divisors(100, 48) == [48]
 
 
 def test_a_learning_rate_that_was_for_a_lora_does_not_reach_all_weights(toys):

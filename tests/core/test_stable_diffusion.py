@@ -195,6 +195,12 @@ def test_a_folder_that_is_no_pipeline_is_refused_with_what_it_lacks(tmp_path):
         load(pretrained=str(tmp_path))
 
 
+@pytest.mark.parametrize("path", ["./nowhere", "/no/such/folder"])
+def test_a_path_that_is_not_there_is_not_taken_for_a_hub_id(path):
+    with pytest.raises(UsageError, match="there is no folder"):
+        load(pretrained=path)
+
+
 def test_a_pipeline_of_another_family_is_refused_by_name(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(UsageError, match="is a FluxPipeline"):

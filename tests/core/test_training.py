@@ -9,14 +9,14 @@ import torch
 from ddpo_core import checkpoint
 from ddpo_core.advantages import Normaliser
 from ddpo_core.denoisers.stable_diffusion import load
-from ddpo_core.errors import BatchError, RunError, SelfCheckError, UsageError
+from ddpo_core.errors import RunError, SelfCheckError, UsageError
 from ddpo_core.estimators.ddpo import ImportanceSampling, ScoreFunction
 from ddpo_core.info import RewardInfo
 from ddpo_core.prompts import PromptStream
 from ddpo_core.rewards import Objective, Term
 from ddpo_core.samplers.ddim import DDIM
 from ddpo_core.testing import ToyDenoiser
-from ddpo_core.training import Settings, check_batches, train
+from ddpo_core.training import Settings, train
 from ddpo_core.types import Prompt
 
 SETTINGS = Settings(
@@ -241,33 +241,3 @@ def test_half_precision_keeps_ratio_one_before_the_first_update(tiny_pipeline, m
     settings = replace(SETTINGS, epochs=1, mixed_precision=mixed_precision, train_batch_size=4)
     (epoch,) = train(**parts(tiny_pipeline, settings=settings))
     assert epoch.metrics["self_check/ratio_error"] <= 1e-5
-
-
-@pytest.mark.parametrize(
-    ("changes", "processes", "message"),
-    [
-        (
-            {"samples_per_epoch": 30},
-            1,
-            "multiple of sample_batch_size × processes = 4, got 30; nearest: 28 or 32",
-        ),
-        (
-            {"samples_per_epoch": 20, "updates_per_epoch": 8},
-            1,
-            "multiple of updates_per_epoch × processes = 8",
-        ),
-        (
-            {"samples_per_epoch": 24, "train_batch_size": 5},
-            1,
-            "divisor of the 12 samples of an update, got 5; nearest",
-        ),
-        (
-            {"samples_per_epoch": 12},
-            2,
-            "multiple of sample_batch_size × processes = 8, got 12; nearest: 8 or 16",
-        ),
-    ],
-)
-def test_batches_that_do_not_divide_are_refused_with_the_nearest_that_do(changes, processes, message):
-    with pytest.raises(BatchError, match=message.replace("×", ".")):
-        check_batches(replace(SETTINGS, **changes), processes)
