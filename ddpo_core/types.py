@@ -98,4 +98,4 @@ class Loss:
     """A minibatch's loss, and what there is to know about it."""
 
     value: Tensor  # scalar, with a gradient
-    diagnostics: Mapping[str, Tensor]  # scalars without gradient, averaged into the epoch's metrics
+    diagnostics: Mapping[str, Tensor | float]  # scalars without gradient; their means become metrics

@@ -127,7 +127,8 @@ class ImportanceSampling:
     def loss(self, policy: Policy, minibatch: Minibatch) -> Loss:
         log_prob, old_log_prob = rate(policy, minibatch), minibatch.old_log_prob
         advantage = minibatch.advantage.clamp(-self.advantage_clip, self.advantage_clip)
-        clip_range = self.clip_range_for(minibatch.latents[0].numel())
+        latent_elements = minibatch.latents[0].numel()
+        clip_range = self.clip_range_for(latent_elements)
         value = importance_sampling_loss(log_prob, old_log_prob, advantage, clip_range).mean()
         log_prob = log_prob.detach()
         return Loss(
@@ -135,6 +136,8 @@ class ImportanceSampling:
             {
                 "approx_kl": approx_kl(log_prob, old_log_prob).mean(),
                 "clip_fraction": clip_fraction(log_prob, old_log_prob, clip_range).mean(),
+                "clip_range": clip_range,
+                "clip_nats": clip_range * latent_elements,
             },
         )
 

@@ -147,3 +147,11 @@ def test_advantages_are_clamped(policy):
 def test_a_clip_range_in_nats_is_turned_into_the_papers_units():
     assert ImportanceSampling(clip_nats=1.64).clip_range_for(16_384) == pytest.approx(1.001e-4, rel=1e-3)
     assert ImportanceSampling(clip_range=0.5).clip_range_for(16_384) == 0.5
+
+
+def test_a_run_tells_its_clip_range_in_both_units(policy):
+    estimator = ImportanceSampling(clip_range=0.01)
+    (update,) = estimator.updates(judge(policy, range(2)), policy.schedule, num_updates=1, batch_size=2)
+    diagnostics = estimator.loss(policy, next(update)).diagnostics
+    assert diagnostics["clip_range"] == 0.01
+    assert diagnostics["clip_nats"] == pytest.approx(0.16)  # sixteen latent elements
