@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from ddpo_core.errors import CheckpointError
 from ddpo_core.info import RewardInfo
 from ddpo_core.protocols import Reward
-from ddpo_core.types import Conditioning, Prompt, Scores
+from ddpo_core.rewards import as_scores
+from ddpo_core.types import Conditioning, Prompt
 
 __all__ = ["ToyDenoiser", "ToyNetwork", "check_reward", "example_images", "example_prompts"]
 
@@ -84,12 +85,8 @@ def example_images(count: int, size: int = 64) -> Tensor:
 
 def _scores(name: str, reward: Reward, images: Tensor, prompts: Sequence[Prompt]) -> np.ndarray:
     """The reward's answer as float64 [B], checked for shape and finiteness."""
-    output = reward(images, prompts)
-    details = output.details if isinstance(output, Scores) else ()
-    values = output.values if isinstance(output, Scores) else output
-    if isinstance(values, Tensor):
-        values = values.detach().cpu().double().numpy()
-    scores = np.asarray(values, dtype=np.float64)
+    answer = as_scores(reward(images, prompts))
+    scores, details = answer.values, answer.details
     count = len(prompts)
     assert scores.shape == (count,), (
         f"{name} expects to return one score per image, shape ({count},), got {scores.shape}"

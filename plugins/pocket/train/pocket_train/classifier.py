@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class AnimalClassifier(nn.Module):
-    """A plain convolutional network, 0.4 million parameters."""
+    """A plain convolutional network, half a million parameters."""
 
     def __init__(self) -> None:
         super().__init__()
