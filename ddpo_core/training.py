@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import gather_object
 from torch import Tensor
 
@@ -347,8 +347,12 @@ class Trainer:
 
 
 def fresh_accelerator(mixed_precision: str) -> Accelerator:
-    """An accelerator of this precision, also in a process (a notebook, say) that has had one of another."""
+    """An accelerator of this precision, also in a process (a notebook, say) that has had another.
+
+    Accelerate keeps precision and gradient accumulation for the whole process; ours are what we ask for.
+    """
     AcceleratorState._reset_state()
+    GradientState._reset_state()
     return Accelerator(mixed_precision=mixed_precision)
 
 

@@ -22,7 +22,7 @@ from ddpo_core.losses import (
     score_function_loss,
 )
 from ddpo_core.rollout import sample_seeds
-from ddpo_core.types import Judged, Loss, Minibatch, Schedule
+from ddpo_core.types import Conditioning, Judged, Loss, Minibatch, Schedule
 
 
 def shuffled_steps(seeds: Sequence[int], rated: Sequence[int], fraction: float, inner_epoch: int) -> Tensor:
@@ -36,15 +36,15 @@ def shuffled_steps(seeds: Sequence[int], rated: Sequence[int], fraction: float, 
 
 
 def gather_steps(
-    judged: Judged, rows: Tensor, steps: Tensor, weight: float, device: torch.device
+    judged: Judged, rows: Tensor, steps: Tensor, conditioning: Conditioning, weight: float
 ) -> Minibatch:
-    """The minibatch of samples `rows` [b], each at its own step `steps` [b], on the device."""
-    trajectory = judged.trajectory
+    """The minibatch of samples `rows` [b], each at its own step `steps` [b], where their conditioning is."""
+    trajectory, device = judged.trajectory, next(iter(conditioning.values())).device
     return Minibatch(
         latents=trajectory.latents[rows, steps].to(device),
         next_latents=trajectory.latents[rows, steps + 1].to(device),
         steps=steps.to(device),
-        conditioning={name: tensor[rows].to(device) for name, tensor in trajectory.conditioning.items()},
+        conditioning=conditioning,
         old_log_prob=trajectory.log_probs[rows, steps].to(device),
         advantage=judged.advantages[rows].to(device),
         weight=weight,
@@ -76,8 +76,11 @@ def minibatches(
     Each weighs as many of the update's n · k pairs as it holds; the weights sum to 1.
     """
     for chunk, chunk_steps in zip(torch.split(rows, batch_size), torch.split(steps, batch_size), strict=True):
+        conditioning = {
+            name: tensor[chunk].to(device) for name, tensor in judged.trajectory.conditioning.items()
+        }
         for t in range(steps.shape[1]):
-            yield gather_steps(judged, chunk, chunk_steps[:, t], len(chunk) / steps.numel(), device)
+            yield gather_steps(judged, chunk, chunk_steps[:, t], conditioning, len(chunk) / steps.numel())
 
 
 def rate(policy: Policy, minibatch: Minibatch) -> Tensor:

@@ -16,7 +16,7 @@ pytest.importorskip("diffusers")
 sys.path.append(str(Path(__file__).resolve().parent.parent / "train"))
 
 import torch
-from pocket_train import autoencoder, denoiser, render, tokenizer, tone
+from pocket_train import autoencoder, denoiser, evaluate, render, tokenizer, tone
 from pocket_train.sprites import SPRITE_SIZE, Sprite, SpriteBook
 
 
@@ -180,3 +180,11 @@ def _write_dataset(book: SpriteBook, folder: Path, count: int) -> None:
     np.save(folder / "pixels.npy", np.stack([picture.pixels for picture in pictures]))
     lines = [render._describe(picture) for picture in pictures]
     (folder / "captions.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_a_background_counts_where_its_rim_has_the_named_colour():
+    colours = list(world.COLOURS.values())
+    right = np.stack([np.full((64, 64, 3), colour, np.uint8) for colour in colours] * 4)
+    assert evaluate.score_backgrounds(right) == 1.0
+    # every colour moved by one place: none is right
+    assert evaluate.score_backgrounds(np.roll(right, 1, axis=0)) == 0.0

@@ -1,8 +1,8 @@
 """Measures a pipeline folder and draws its contact sheets; writes `evaluation.json` beside them.
 
 Measured: PSNR of the autoencoder on new renderings, how often generated animals are recognised, by a
-classifier fitted on renderings, and which skin tones generated people have. Activities and pairs are left
-to the eye.
+classifier fitted on renderings, how often a named background colour is there, and which skin tones generated
+people have. Activities and pairs are left to the eye.
 """
 
 from __future__ import annotations
@@ -71,21 +71,24 @@ def generate(pipeline: StableDiffusionPipeline, prompts: list[str], sampling: Sa
     return np.concatenate(blocks)
 
 
-def evaluate(model: Path, classifier: AnimalClassifier, sprites: Path, docs: Path, repeats: int = 10) -> dict:
+def evaluate(model: Path, classifier: AnimalClassifier, sprites: Path, docs: Path, repeats: int = 6) -> dict:
     """Everything measured, also written to `docs/evaluation.json`; sheets go to `docs` as JPEG."""
     book, sampling = load_or_draw(Path(), sprites), Sampling()
     pipeline = load_pipeline(model)
     animals = generate(pipeline, world.animals() * repeats, sampling)
     people = generate(pipeline, world.people() * repeats, sampling)
+    backgrounds = generate(pipeline, background_prompts(), sampling)
     result = {
         "autoencoder_psnr_db": _held_out_psnr(pipeline.vae, book, docs / "autoencoder.jpg"),
         "classifier_accuracy_on_renderings": held_out_accuracy(classifier, sprites, 2000),
         "sampling": asdict(sampling),
         "animals": asdict(score_animals(classifier, animals, repeats)),
+        "background_colour_right": score_backgrounds(backgrounds),
         "tones": tone_report(book, people),
     }
     save_grid(animals[: 2 * len(world.ANIMALS)], 15, docs / "animals.jpg")
     save_grid(people[: 2 * len(world.PEOPLE)], 15, docs / "people.jpg")
+    save_grid(backgrounds, len(world.COLOURS), docs / "backgrounds.jpg")
     save_grid(np.stack([p.pixels for p in held_out_pictures(book, 90)]), 15, docs / "data.jpg")
     for name, prompts in sheet_prompts().items():
         save_grid(generate(pipeline, prompts, sampling), 9, docs / f"{name}.jpg")
@@ -104,6 +107,24 @@ def score_animals(classifier: AnimalClassifier, pictures: np.ndarray, repeats: i
         if shares[animal] < 0.5
     }
     return AnimalScore(float(right.mean()), right.size, shares, taken_for)
+
+
+def background_prompts() -> list[str]:
+    """Four animals on each of the eleven colours, row by row."""
+    return [
+        f"{world.with_article(animal)} on {world.with_article(colour)} background"
+        for animal in ("lion", "cow", "frog", "bee")
+        for colour in world.COLOURS
+    ]
+
+
+def score_backgrounds(pictures: np.ndarray) -> float:
+    """Share of the pictures of background_prompts() whose rim is nearest to the colour that was named."""
+    top, left = pictures[:, :3], pictures[:, :, :3]
+    rim = np.concatenate([side.reshape(len(pictures), -1, 3) for side in (top, left)], axis=1)
+    colours = np.array(list(world.COLOURS.values()))
+    distances = np.linalg.norm(np.median(rim, axis=1)[:, None] - colours, axis=-1)
+    return float((distances.argmin(1) == np.arange(len(pictures)) % len(colours)).mean())
 
 
 def tone_report(book: SpriteBook, people: np.ndarray) -> dict:
@@ -129,10 +150,6 @@ def sheet_prompts() -> dict[str, list[str]]:
             *world.pairs("seen")[::100][:9],
             *world.pairs("held_out")[::10][:9],
             *world.counts()[::5][:18],
-        ],
-        "backgrounds": [
-            f"{world.with_article(animal)} on {world.with_article(colour)} background"
-            for animal, colour in zip(world.ANIMALS[12:], [*world.COLOURS, *world.COLOURS][:18], strict=False)
         ],
     }
 
