@@ -8,12 +8,12 @@ demo: .venv/.ok
 	$(V)/ddpo train --preset demo --out runs/demo
 
 test: .venv/.ok
-	$(V)/python -m pytest -q
+	$(V)/python -m pytest -q -n 2
 
 check: .venv/.ok
 	$(V)/ruff check .
 	$(V)/mypy
-	$(V)/python -m pytest -q
+	$(V)/python -m pytest -q -n 2
 
 test-slow: .venv/.ok
 	$(V)/python -m pytest -q -m slow

@@ -173,7 +173,7 @@ def test_every_preset_that_ships_has_known_keys_and_batches_that_divide(toys, na
 
     # its reward and model may not be installed where this test runs
     resolved = resolve([from_preset(name), Layer("flag", {"model": "toy", "reward": ["brightness"]})], toys)
-    assert resolved.origins["num_steps"] == f"preset {name}"
+    assert resolved.origins["epochs"] == f"preset {name}"
 
 
 @pytest.mark.parametrize("task", ["compressibility", "incompressibility", "aesthetic", "alignment"])

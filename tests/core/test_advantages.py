@@ -78,7 +78,7 @@ def test_state_round_trip_gives_the_same_next_advantages():
 
 
 def test_impossible_buffers_are_refused():
-    with pytest.raises(UsageError, match="min_count=16, buffer_size=8"):
+    with pytest.raises(UsageError, match="got min_count=16 and buffer_size=8"):
         Normaliser("prompt", buffer_size=8)
 
 
