@@ -38,6 +38,8 @@ def run(plan: Plan) -> None:
     autoencoder, refined = plan.work / "autoencoder", plan.work / "autoencoder-refined"
     latents, state = plan.work / "latents.npy", plan.work / "denoiser.state"
 
+    plan.work.mkdir(parents=True, exist_ok=True)
+    (plan.work / ".gitignore").write_text("*\n")  # gigabytes that nobody should commit
     log.info("1/7  drawings")
     collect(drawings)
     log.info("2/7  %d renderings", plan.pictures)
