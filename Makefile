@@ -11,6 +11,7 @@ test: .venv/.ok
 	$(V)/python -m pytest -q -n 2
 
 check: .venv/.ok
+	$(V)/ruff format --check .
 	$(V)/ruff check .
 	$(V)/mypy
 	$(V)/python -m pytest -q -n 2

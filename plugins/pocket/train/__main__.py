@@ -31,9 +31,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--pictures", type=int, default=70_000, help="renderings to train on")
     parser.add_argument("--autoencoder-minutes", type=float, default=27)
-    parser.add_argument("--denoiser-minutes", type=float, default=75)
-    parser.add_argument("--decoder-minutes", type=float, default=10)
-    parser.add_argument("--classifier-minutes", type=float, default=4)
+    parser.add_argument("--denoiser-minutes", type=float, default=76)
+    parser.add_argument("--decoder-minutes", type=float, default=18)
+    parser.add_argument("--classifier-minutes", type=float, default=6)
     return parser.parse_args()
 
 

@@ -178,6 +178,8 @@ def learning_rate(fraction: float, step: int) -> float:
 
 def train_denoiser(data: Path, latents: Path, state_file: Path, minutes: float, workers: int) -> None:
     """Trains that long; `state_file` holds all it takes to go on, and the averaged weights as "ema"."""
+    if state_file.exists() and torch.load(state_file)["used"] >= 1:
+        return
     run_workers(_train_worker, workers, data, latents, state_file, minutes)
 
 

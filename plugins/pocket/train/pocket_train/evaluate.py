@@ -31,7 +31,7 @@ BATCH = 45
 class Sampling:
     """How pictures are generated for the evaluation."""
 
-    steps: int = 25
+    steps: int = 20
     guidance_scale: float = 4.0
     eta: float = 0.0
     seed: int = 0
@@ -71,7 +71,7 @@ def generate(pipeline: StableDiffusionPipeline, prompts: list[str], sampling: Sa
     return np.concatenate(blocks)
 
 
-def evaluate(model: Path, classifier: AnimalClassifier, sprites: Path, docs: Path, repeats: int = 6) -> dict:
+def evaluate(model: Path, classifier: AnimalClassifier, sprites: Path, docs: Path, repeats: int = 4) -> dict:
     """Everything measured, also written to `docs/evaluation.json`; sheets go to `docs` as JPEG."""
     book, sampling = load_or_draw(Path(), sprites), Sampling()
     pipeline = load_pipeline(model)
