@@ -92,8 +92,8 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 def new_scheduler() -> DDIMScheduler:
     """Stable Diffusion's schedule but for beta_end, 0.02 for 0.012.
 
-    With 0.012 a share of the picture is left at the last timestep; 16 × 16 latents show it so plainly that
-    the network would take the background's colour from there and not from the caption.
+    With 0.012 a share of the picture is left at the last timestep, and 16 × 16 latents show it plainly:
+    pictures that start from pure noise would all be a little grey.
     """
     return DDIMScheduler(
         num_train_timesteps=1000,

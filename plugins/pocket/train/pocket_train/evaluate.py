@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -78,16 +78,21 @@ def evaluate(model: Path, classifier: AnimalClassifier, sprites: Path, docs: Pat
     animals = generate(pipeline, world.animals() * repeats, sampling)
     people = generate(pipeline, world.people() * repeats, sampling)
     backgrounds = generate(pipeline, background_prompts(), sampling)
+    unguided = replace(sampling, guidance_scale=1.0)
+    animals_unguided = generate(pipeline, world.animals() * repeats, unguided)
+    people_unguided = generate(pipeline, world.people() * 2 * repeats, unguided)
     result = {
         "autoencoder_psnr_db": _held_out_psnr(pipeline.vae, book, docs / "autoencoder.jpg"),
         "classifier_accuracy_on_renderings": held_out_accuracy(classifier, sprites, 2000),
         "sampling": asdict(sampling),
         "animals": asdict(score_animals(classifier, animals, repeats)),
+        "animals_without_guidance": score_animals(classifier, animals_unguided, repeats).accuracy,
         "background_colour_right": score_backgrounds(backgrounds),
-        "tones": tone_report(book, people),
+        "tones": tone_report(book, {"guided": people, "without_guidance": people_unguided}),
     }
     save_grid(animals[: 2 * len(world.ANIMALS)], 15, docs / "animals.jpg")
     save_grid(people[: 2 * len(world.PEOPLE)], 15, docs / "people.jpg")
+    save_grid(people_unguided[: 2 * len(world.PEOPLE)], 15, docs / "people-unguided.jpg")
     save_grid(backgrounds, len(world.COLOURS), docs / "backgrounds.jpg")
     save_grid(np.stack([p.pixels for p in held_out_pictures(book, 90)]), 15, docs / "data.jpg")
     for name, prompts in sheet_prompts().items():
@@ -127,7 +132,7 @@ def score_backgrounds(pictures: np.ndarray) -> float:
     return float((distances.argmin(1) == np.arange(len(pictures)) % len(colours)).mean())
 
 
-def tone_report(book: SpriteBook, people: np.ndarray) -> dict:
+def tone_report(book: SpriteBook, people: dict[str, np.ndarray]) -> dict:
     """Tones of generated people beside the shares of training, and how far the reader can be trusted."""
     known = [p for p in held_out_pictures(book, 3000, "person", HELD_OUT_SEED + 2_000_000) if p.tone >= 0]
     scale = calibrate(known[:2000])
@@ -137,7 +142,10 @@ def tone_report(book: SpriteBook, people: np.ndarray) -> dict:
         "median_ita_degrees": dict(zip(world.TONES, scale.medians, strict=True)),
         "training_shares": dict(zip(world.TONES, world.TONE_SHARES, strict=True)),
         "renderings_as_read": _tone_counts(seen for seen, _ in read),
-        "generated_as_read": _tone_counts(scale.read(picture) for picture in people),
+        "generated_as_read": {
+            name: _tone_counts(scale.read(picture) for picture in pictures)
+            for name, pictures in people.items()
+        },
     }
 
 
