@@ -165,7 +165,7 @@ def test_two_workers_train_go_on_and_export_a_pipeline(book, tmp_path):
     denoiser.encode_dataset(data, tmp_path / "autoencoder", tmp_path / "latents.npy", workers=2)
     denoiser.train_denoiser(data, tmp_path / "latents.npy", state, minutes=0.2, workers=2)
     first = torch.load(state)
-    assert first["used"] == pytest.approx(1.0, abs=0.2)
+    assert first["used"] > 0.8  # it ends with the last whole round of averaging
     # the same call once more finds its budget used up and changes next to nothing
     denoiser.train_denoiser(data, tmp_path / "latents.npy", state, minutes=0.2, workers=2)
     assert torch.load(state)["step"] <= first["step"] + 2
