@@ -31,9 +31,9 @@ _TyperUsage: type[Exception] = typer.BadParameter.__mro__[1]
 
 # What these do, told here so that drawing `ddpo --help` does not import them with all their settings.
 RUNNING = {
-    "train": "Fine-tune a text-to-image model towards one or more rewards.",
-    "sample": "Draw pictures; one seed and one prompt always give the same picture.",
-    "report": "Write RUN/report.html: curves, pictures before and after, settings, versions.",
+    "train": "Fine-tune a text-to-image model towards rewards.",
+    "sample": "Draw pictures from a run or a model.",
+    "report": "Write a run's report.html anew.",
 }
 
 
@@ -43,6 +43,7 @@ def make_app(first: str = "") -> typer.Typer:
         name="ddpo",
         help="Train diffusion models on anything you can score. A reward is a plugin: pip install one, use "
         "its name.",
+        rich_markup_mode="rich" if first else None,  # boxes cost 0.1 s, which long pages are worth
         pretty_exceptions_enable=False,
         pretty_exceptions_show_locals=False,  # locals can hold tokens
     )
@@ -55,7 +56,7 @@ def make_app(first: str = "") -> typer.Typer:
     for noun in listing.NOUNS:
         app.add_typer(listing.commands_for(noun), name=noun.command)
     app.add_typer(listing.plugins_app, name="plugins")
-    app.command()(doctor)
+    app.command(short_help="Check versions, devices and plugins.")(doctor)
     return app
 
 
