@@ -16,9 +16,9 @@ import pytest
 from ddpo_core import checkpoint
 
 TOYS = Path(__file__).with_name("toy_world.py")
-EPOCHS = 40
+EPOCHS_PER_KILL = 30
 SETTINGS = (
-    *("--plugin", TOYS, "--model", "toy", "--reward", "brightness", "--epochs", EPOCHS, "--seed", 3),
+    *("--plugin", TOYS, "--model", "toy", "--reward", "brightness", "--seed", 3),
     *("--samples-per-epoch", 16, "--sample-batch-size", 8, "--updates-per-epoch", 2, "--device", "cpu"),
     *("--checkpoint-every", 2, "--images-every", 4, "--tracker", "none"),
 )
@@ -73,10 +73,11 @@ def timeless_metrics(run: Path) -> list[dict[str, float]]:
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_left_alone(tmp_path, kills):
     chance = random.Random(kills)
-    finish(tmp_path, *SETTINGS, "--out", "whole")
-    process = start(tmp_path, *SETTINGS, "--out", "killed")
+    settings = (*SETTINGS, "--epochs", EPOCHS_PER_KILL * kills)
+    finish(tmp_path, *settings, "--out", "whole")
+    process = start(tmp_path, *settings, "--out", "killed")
     for _ in range(kills):
-        in_time = kill_after(process, tmp_path / "killed", EPOCHS // kills // 2, chance.uniform(0, 0.3))
+        in_time = kill_after(process, tmp_path / "killed", EPOCHS_PER_KILL // 2, chance.uniform(0, 0.15))
         assert in_time, "the run was over before it could be killed often enough"
         process = start(tmp_path, "--resume", "killed")
     assert process.wait(timeout=300) == 0
