@@ -1,7 +1,8 @@
 """Draws the pocket world: 64 × 64 pictures with captions, each a pure function of its seed.
 
 A picture is a background, one to three sprites, and for the activities a few props. Captions name what is
-there and never the skin tone. Held-out combinations (`world.HELD_OUT`) are never drawn unless asked for.
+there and never the skin tone. Held-out combinations (`world.HELD_OUT`) are never drawn unless asked for:
+the judges see the whole world, the model does not.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 import random
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,15 @@ _ROWS, _COLUMNS = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
 
 
 @dataclass(frozen=True)
+class Placed:
+    """An animal or person of a picture, and the pixels that its drawing covers."""
+
+    name: str  # an entry of world.ANIMALS or world.PEOPLE
+    sprite: Sprite
+    box: tuple[float, float, float, float]  # left, top, right, bottom in pixels, inside the picture
+
+
+@dataclass(frozen=True)
 class Picture:
     """One rendering with everything known about it."""
 
@@ -39,6 +49,7 @@ class Picture:
     scene: str  # a key of SCENE_SHARES
     subject: str  # the animal or person; of a pair, the first one named
     tone: int  # place in world.TONES, -1 where nobody has skin
+    placed: tuple[Placed, ...]  # every animal and person, from left to right
 
 
 @dataclass(frozen=True)
@@ -49,59 +60,65 @@ class Background:
     colour: str | None  # a key of world.COLOURS where a caption may name it
 
 
-def render(book: SpriteBook, seed: int, scene: str | None = None) -> Picture:
-    """The picture of this seed; of the kind `scene` where given, else drawn by SCENE_SHARES."""
+def render(book: SpriteBook, seed: int, scene: str | None = None, split: world.Split = "seen") -> Picture:
+    """The picture of this seed; of the kind `scene` where given, else drawn by SCENE_SHARES.
+
+    `split` says which combinations of animals and activities, and of two animals, may be drawn.
+    """
     rng = random.Random(seed)
     if scene is None:
         scene = rng.choices(list(SCENE_SHARES), list(SCENE_SHARES.values()))[0]
-    return _SCENES[scene](book, rng)
+    return _SCENES[scene](book, rng, split)
 
 
 # --- scenes -------------------------------------------------------------------------------------------------
 
 
-def _animal(book: SpriteBook, rng: random.Random) -> Picture:
+def _animal(book: SpriteBook, rng: random.Random, split: world.Split) -> Picture:
     word = rng.choice(world.ANIMALS)
     sprite = rng.choice(book.choices("animal", word))
     background = _contrasting_background(rng, sprite)
-    pixels = _put(background.pixels, sprite, rng.uniform(48, 58), 32 + _jitter(rng, 2), 32 + _jitter(rng, 2))
+    canvas = Canvas(background.pixels)
+    canvas.put(sprite, rng.uniform(48, 58), 32 + _jitter(rng, 2), 32 + _jitter(rng, 2))
     caption = _subject_caption(rng, word) + _background_phrase(rng, background)
-    return Picture(_to_bytes(pixels), caption, "animal", word, -1)
+    return canvas.picture(caption, "animal", word)
 
 
-def _person(book: SpriteBook, rng: random.Random) -> Picture:
+def _person(book: SpriteBook, rng: random.Random, split: world.Split) -> Picture:
     word = rng.choice(world.PEOPLE)
     tone = rng.choices(range(len(world.TONES)), world.TONE_SHARES)[0]
     sprite = rng.choice(book.choices("person", word, tone))
     background = _contrasting_background(rng, sprite)
-    pixels = _put(background.pixels, sprite, rng.uniform(54, 60), 32 + _jitter(rng, 2), 33 + _jitter(rng, 2))
+    canvas = Canvas(background.pixels)
+    canvas.put(sprite, rng.uniform(54, 60), 32 + _jitter(rng, 2), 33 + _jitter(rng, 2))
     extra = ("portrait of {}", "a portrait of {}")
     caption = _subject_caption(rng, word, extra) + _background_phrase(rng, background)
-    return Picture(_to_bytes(pixels), caption, "person", word, tone)
+    return canvas.picture(caption, "person", word, tone)
 
 
-def _activity(book: SpriteBook, rng: random.Random) -> Picture:
-    word, activity = rng.choice(_TRAINED_ACTIVITIES)
+def _activity(book: SpriteBook, rng: random.Random, split: world.Split) -> Picture:
+    word, activity = rng.choice(_ACTIVITIES[split])
     sprite = rng.choice(book.choices("animal", word))
     background = _contrasting_background(rng, sprite)
     draw = {"riding a bike": _ride, "playing chess": _play_chess, "washing the dishes": _wash}[activity]
-    pixels = draw(book, rng, background.pixels, sprite)
+    canvas = Canvas(background.pixels)
+    draw(canvas, book, rng, sprite)
     noun = word if rng.random() < 0.25 else world.with_article(word)
     caption = f"{noun} {rng.choice(world.ACTIVITY_PHRASES[activity])}"
-    return Picture(_to_bytes(pixels), caption, "activity", word, -1)
+    return canvas.picture(caption, "activity", word)
 
 
-def _pair(book: SpriteBook, rng: random.Random) -> Picture:
-    left, right = rng.choice(_TRAINED_PAIRS)
+def _pair(book: SpriteBook, rng: random.Random, split: world.Split) -> Picture:
+    left, right = rng.choice(_PAIRS[split])
     if rng.random() < 0.5:
         left, right = right, left
     left_sprite, right_sprite = (rng.choice(book.choices("animal", word)) for word in (left, right))
-    pixels = _contrasting_background(rng, left_sprite, right_sprite).pixels
-    pixels = _put(pixels, left_sprite, rng.uniform(29, 32), 16.5 + _jitter(rng, 1), 32 + _jitter(rng, 4))
-    pixels = _put(pixels, right_sprite, rng.uniform(29, 32), 47.5 + _jitter(rng, 1), 32 + _jitter(rng, 4))
+    canvas = Canvas(_contrasting_background(rng, left_sprite, right_sprite).pixels)
+    canvas.put(left_sprite, rng.uniform(29, 32), 16.5 + _jitter(rng, 1), 32 + _jitter(rng, 4))
+    canvas.put(right_sprite, rng.uniform(29, 32), 47.5 + _jitter(rng, 1), 32 + _jitter(rng, 4))
     first, relation, second = _relation_caption(rng, left, right)
     caption = f"{world.with_article(first)} {relation} {world.with_article(second)}"
-    return Picture(_to_bytes(pixels), caption, "pair", first, -1)
+    return canvas.picture(caption, "pair", first)
 
 
 def _relation_caption(rng: random.Random, left: str, right: str) -> tuple[str, str, str]:
@@ -111,70 +128,84 @@ def _relation_caption(rng: random.Random, left: str, right: str) -> tuple[str, s
     return (right, relation, left) if swap else (left, relation, right)
 
 
-def _count(book: SpriteBook, rng: random.Random) -> Picture:
+def _count(book: SpriteBook, rng: random.Random, split: world.Split) -> Picture:
     word = rng.choice(world.ANIMALS)
     number = rng.choices(world.DRAWN_NUMBERS, (0.65, 0.35))[0]
     sprite = rng.choice(book.choices("animal", word))
-    pixels = _contrasting_background(rng, sprite).pixels
+    canvas = Canvas(_contrasting_background(rng, sprite).pixels)
     size, places = {"two": (31.0, (16.5, 47.5)), "three": (21.0, (11.0, 32.0, 53.0))}[number]
     for place in places:
-        pixels = _put(pixels, sprite, size + _jitter(rng, 1), place + _jitter(rng, 1), 32 + _jitter(rng, 4))
-    return Picture(_to_bytes(pixels), f"{number} {world.PLURALS[word]}", "count", word, -1)
+        canvas.put(sprite, size + _jitter(rng, 1), place + _jitter(rng, 1), 32 + _jitter(rng, 4))
+    return canvas.picture(f"{number} {world.PLURALS[word]}", "count", word)
 
 
-_SCENES: dict[str, Callable[[SpriteBook, random.Random], Picture]] = {
+_SCENES: dict[str, Callable[[SpriteBook, random.Random, world.Split], Picture]] = {
     "animal": _animal,
     "activity": _activity,
     "person": _person,
     "pair": _pair,
     "count": _count,
 }
-_TRAINED_ACTIVITIES = [
-    (animal, activity)
-    for animal in world.ANIMALS
-    for activity in world.ACTIVITIES
-    if not world.is_held_out_activity(animal, activity)
-]
-_TRAINED_PAIRS = [
-    (first, second)
-    for first in world.ANIMALS
-    for second in world.ANIMALS
-    if first < second and not world.is_held_out_pair(first, second)
-]
 
 
-def _ride(book: SpriteBook, rng: random.Random, pixels: np.ndarray, rider: Sprite) -> np.ndarray:
+def _in_split(held_out: bool, split: world.Split) -> bool:
+    return split == "all" or held_out == (split == "held_out")
+
+
+_SPLITS: tuple[world.Split, ...] = ("all", "seen", "held_out")
+_ACTIVITIES = {
+    split: [
+        (animal, activity)
+        for animal in world.ANIMALS
+        for activity in world.ACTIVITIES
+        if _in_split(world.is_held_out_activity(animal, activity), split)
+    ]
+    for split in _SPLITS
+}
+_PAIRS = {
+    split: [
+        (first, second)
+        for first in world.ANIMALS
+        for second in world.ANIMALS
+        if first < second and _in_split(world.is_held_out_pair(first, second), split)
+    ]
+    for split in _SPLITS
+}
+
+
+def _ride(canvas: Canvas, book: SpriteBook, rng: random.Random, rider: Sprite) -> None:
     size, centre = rng.uniform(44, 48), 32 + _jitter(rng, 2)
-    pixels = _put(pixels, rng.choice(book.choices("prop", "bike")), size, centre, 63 - size * 0.40)
-    return _put(pixels, rider, rng.uniform(33, 36), centre, 20 + _jitter(rng, 1))
+    canvas.put(rng.choice(book.choices("prop", "bike")), size, centre, 63 - size * 0.40)
+    canvas.put(rider, rng.uniform(33, 36), centre, 20 + _jitter(rng, 1))
 
 
-def _play_chess(book: SpriteBook, rng: random.Random, pixels: np.ndarray, player: Sprite) -> np.ndarray:
+def _play_chess(canvas: Canvas, book: SpriteBook, rng: random.Random, player: Sprite) -> None:
     """The player behind a chequered board with two pawns on it."""
-    pixels = _put(pixels, player, rng.uniform(40, 44), 32 + _jitter(rng, 3), 23 + _jitter(rng, 1))
+    canvas.put(player, rng.uniform(40, 44), 32 + _jitter(rng, 3), 23 + _jitter(rng, 1))
     top = 45
     light, dark = np.array((240, 217, 181)), np.array((120, 80, 55))
     is_light = ((_COLUMNS // 8 + (_ROWS - top) // 7) % 2)[..., None]
-    pixels = np.where((top <= _ROWS)[..., None], light * is_light + dark * (1 - is_light), pixels)
+    board = light * is_light + dark * (1 - is_light)
+    canvas.pixels = np.where((top <= _ROWS)[..., None], board, canvas.pixels)
     for centre in (14 + _jitter(rng, 3), 50 + _jitter(rng, 3)):
-        pixels = _put(pixels, rng.choice(book.choices("prop", "chess piece")), 22, centre, top + 2)
-    return pixels
+        canvas.put(rng.choice(book.choices("prop", "chess piece")), 22, centre, top + 2)
 
 
-def _wash(book: SpriteBook, rng: random.Random, pixels: np.ndarray, washer: Sprite) -> np.ndarray:
+def _wash(canvas: Canvas, book: SpriteBook, rng: random.Random, washer: Sprite) -> None:
     """The washer behind a basin of water with a plate, a sponge and foam in it."""
-    pixels = _put(pixels, washer, rng.uniform(40, 44), 32 + _jitter(rng, 3), 22 + _jitter(rng, 1)).copy()
-    pixels[46:] = (120, 190, 235)
-    image = Image.fromarray(_to_bytes(pixels))
+    canvas.put(washer, rng.uniform(40, 44), 32 + _jitter(rng, 3), 22 + _jitter(rng, 1))
+    canvas.pixels = canvas.pixels.copy()
+    canvas.pixels[46:] = (120, 190, 235)
+    image = Image.fromarray(_to_bytes(canvas.pixels))
     pen = ImageDraw.Draw(image)
     for centre in range(4, 64, 11):
         x, y, radius = centre + _jitter(rng, 1), 46 + _jitter(rng, 1), rng.uniform(3, 4.5)
         pen.ellipse(
             [x - radius, y - radius, x + radius, y + radius], outline=(255, 255, 255), fill=(220, 240, 250)
         )
-    pixels = np.asarray(image).astype(np.float32)
-    pixels = _put(pixels, rng.choice(book.choices("prop", "plate")), 26, 17 + _jitter(rng, 2), 50)
-    return _put(pixels, rng.choice(book.choices("prop", "sponge")), 19, 49 + _jitter(rng, 2), 51)
+    canvas.pixels = np.asarray(image).astype(np.float32)
+    canvas.put(rng.choice(book.choices("prop", "plate")), 26, 17 + _jitter(rng, 2), 50)
+    canvas.put(rng.choice(book.choices("prop", "sponge")), 19, 49 + _jitter(rng, 2), 51)
 
 
 # --- captions -----------------------------------------------------------------------------------------------
@@ -280,16 +311,36 @@ def _blend(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndar
 # --- pixels -------------------------------------------------------------------------------------------------
 
 
-def _put(pixels: np.ndarray, sprite: Sprite, size: float, centre_x: float, centre_y: float) -> np.ndarray:
-    """`pixels` with the sprite laid over them at that size; what reaches outside is cut off."""
-    side = round(size)
-    left, top = round(centre_x - side / 2), round(centre_y - side / 2)
-    scaled = Image.fromarray(sprite.pixels).resize((side, side), Image.Resampling.LANCZOS)
-    layer = Image.new("RGBA", (SIZE, SIZE))
-    layer.paste(scaled, (left, top))
-    colours = np.asarray(layer, dtype=np.float32)
-    alpha = colours[..., 3:] / 255
-    return pixels * (1 - alpha) + colours[..., :3] * alpha
+class Canvas:
+    """A picture in the making, and where its animals and people stand."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels = pixels  # [64, 64, 3] float32, 0 to 255
+        self.placed: list[Placed] = []
+
+    def put(self, sprite: Sprite, size: float, centre_x: float, centre_y: float) -> None:
+        """Lay the sprite over the picture at that size; what reaches outside is cut off."""
+        side = round(size)
+        left, top = round(centre_x - side / 2), round(centre_y - side / 2)
+        scaled = Image.fromarray(sprite.pixels).resize((side, side), Image.Resampling.LANCZOS)
+        layer = Image.new("RGBA", (SIZE, SIZE))
+        layer.paste(scaled, (left, top))
+        if sprite.kind != "prop":
+            self.placed.append(Placed(sprite.word, sprite, _ink(layer)))
+        colours = np.asarray(layer, dtype=np.float32)
+        alpha = colours[..., 3:] / 255
+        self.pixels = self.pixels * (1 - alpha) + colours[..., :3] * alpha
+
+    def picture(self, caption: str, scene: str, subject: str, tone: int = -1) -> Picture:
+        """The finished picture."""
+        placed = tuple(sorted(self.placed, key=lambda thing: thing.box[0]))
+        return Picture(_to_bytes(self.pixels), caption, scene, subject, tone, placed)
+
+
+def _ink(layer: Image.Image) -> tuple[float, float, float, float]:
+    """The box of what is not transparent."""
+    box = layer.getchannel("A").point(lambda alpha: 255 if alpha > 32 else 0).getbbox()
+    return box or (0.0, 0.0, 0.0, 0.0)
 
 
 def _mean_colour(sprite: Sprite) -> np.ndarray:
@@ -342,9 +393,8 @@ def _render_range(sprites: Path, start: int, stop: int) -> tuple[np.ndarray, lis
 
 
 def _describe(picture: Picture) -> str:
-    fields = asdict(picture)
-    del fields["pixels"]
-    return json.dumps(fields)
+    fields = ("caption", "scene", "subject", "tone")
+    return json.dumps({name: getattr(picture, name) for name in fields})
 
 
 def load_dataset(folder: Path) -> tuple[np.ndarray, list[dict]]:
@@ -354,7 +404,11 @@ def load_dataset(folder: Path) -> tuple[np.ndarray, list[dict]]:
 
 
 def held_out_pictures(
-    book: SpriteBook, count: int, scene: str | None = None, seed: int = HELD_OUT_SEED
+    book: SpriteBook,
+    count: int,
+    scene: str | None = None,
+    seed: int = HELD_OUT_SEED,
+    split: world.Split = "seen",
 ) -> list[Picture]:
     """Renderings that are in no training set: same drawings, new places, sizes and backgrounds."""
-    return [render(book, seed + number, scene) for number in range(count)]
+    return [render(book, seed + number, scene, split) for number in range(count)]
