@@ -61,6 +61,7 @@ class RewardInfo(Info):
     range: tuple[float, float] = (-math.inf, math.inf)  # of the scores, ends included
     higher_is: str = ""  # what a higher score means: "smaller files"
     scope: Literal["sample", "group", "batch"] = "sample"
+    group_size: int = 1  # images of one prompt that it judges best together; for scope "group"
     differentiable: bool = False
     resolution: float = 1e-6  # in `unit`: smaller spreads are noise and are not standardised up to one
     weights: tuple[Weights, ...] = ()
@@ -88,6 +89,8 @@ class ModelInfo(Info):
 
     prompts: str = ""  # the prompt set it is trained on when the user names none
     defaults: Mapping[str, object] = field(default_factory=dict)  # settings that suit it: num_steps, …
+    judges: Mapping[str, Mapping[str, OptionValue]] = field(default_factory=dict)
+    # reward name → options that suit its pictures, where the user gives none: judges of its own world
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 class Reward(Protocol):
-    """Judges finished images. Higher is better; any scale, any hardware, no gradient needed."""
+    """Judges finished images. Higher is better; any scale, any hardware, no gradient needed.
+
+    A reward that holds a model may have a method `close()`, which lets go of it.
+    """
 
     def __call__(self, images: Tensor, prompts: Sequence[Prompt]) -> Tensor | Sequence[float] | Scores:
         """Scores for images [B, 3, H, W] float32 in [0, 1]: [B] finite numbers, or `Scores` with details.

