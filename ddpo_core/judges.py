@@ -93,7 +93,8 @@ def loading(reward: str, option: str, source: str) -> Iterator[None]:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         if here:
             raise EnvironmentFault(
-                f"reward '{reward}': {source} does not hold the weights that {option}= expects: {reason:.300}",
+                f"reward '{reward}': {source} does not hold the weights that {option}= expects:"
+                f" {reason:.300}",
                 hint=f"`ddpo rewards show {reward}` says what {option} may be",
             ) from error
         if "/" not in source or source.startswith(("/", ".", "~")):
@@ -104,7 +105,7 @@ def loading(reward: str, option: str, source: str) -> Iterator[None]:
         raise EnvironmentFault(
             f"reward '{reward}': the weights {source} are not on this machine and could not be fetched:"
             f" {reason:.200}",
-            hint=f"where there is a network: hf download {source}; or point to a copy: {reward},{option}=PATH",
+            hint=f"with a network: hf download {source}; or point to a copy: {reward},{option}=PATH",
         ) from error
 
 
