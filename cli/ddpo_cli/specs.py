@@ -90,6 +90,19 @@ def with_option(registry: Registry, kind: str, text: str, key: str, value: gramm
     return str(replace(found.spec, options={**found.spec.options, key: value}, text=""))
 
 
+def with_judges(registry: Registry, model: str, text: str) -> str:
+    """A reward's spec with what suits the model's pictures for the options that it leaves open.
+
+    The pocket world, say, has a captioner of its own; `align` takes it with `--model pocket`.
+    """
+    judges = find(registry, "model", model).info.judges
+    found = find(registry, "reward", text)
+    suits = judges.get(found.info.name, {})
+    known = {option.name for option in found.info.options}
+    added = {key: value for key, value in suits.items() if key in known and value is not None}
+    return str(replace(found.spec, options={**added, **found.spec.options}, text=""))
+
+
 def from_table(who: str, table: Mapping[str, object]) -> str:
     """A `[[reward]]` table (name, weight, options, as, on_error) as a spec string."""
     unknown = set(table) - {"name", "weight", "options", "as", "on_error"}
@@ -118,8 +131,8 @@ def canonical(config: RunConfig, registry: Registry) -> RunConfig:
     """
     config = replace(
         config,
-        reward=tuple(_canonical(registry, "reward", text) for text in config.reward),
-        watch=tuple(_canonical(registry, "reward", text) for text in config.watch),
+        reward=tuple(_reward(registry, config.model, text) for text in config.reward),
+        watch=tuple(_reward(registry, config.model, text) for text in config.watch),
         model=_canonical(registry, "model", config.model),
         sampler=_canonical(registry, "sampler", config.sampler),
         estimator=_canonical(registry, "estimator", config.estimator),
@@ -132,6 +145,10 @@ def canonical(config: RunConfig, registry: Registry) -> RunConfig:
             raise watched.error("--watch scores without training, so it takes no weight")
     grammar.parse_all((*config.reward, *config.watch), weighted=True)  # refuses two with one label
     return config
+
+
+def _reward(registry: Registry, model: str, text: str) -> str:
+    return with_judges(registry, model, _canonical(registry, "reward", text))
 
 
 def _canonical(registry: Registry, kind: str, text: str) -> str:
