@@ -3,24 +3,30 @@
 Text files (.txt, .csv, .jsonl) keep the byte offset of every 1024th record: 80 kB for ten million. A
 .parquet file keeps the number of records before each row group. What is read last stays in memory, so walking
 a file in order reads each part of it once.
+
+A split holds some prompts out by their numbers alone: the last n of a seeded shuffle are a seeded sample of
+n, so no shuffle is made. Taking each text once costs 8 bytes a record.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import random
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 from ddpo_core.errors import EnvironmentFault, RunError, UsageError
 from ddpo_core.prompt_sets.words import with_articles
 from ddpo_core.protocols import PromptSet
 from ddpo_core.types import Prompt
 
+Split = Literal["seen", "held_out", "all"]
 STRIDE = 1024  # records between two remembered places
 LONGEST_LINE = 1 << 20  # bytes; a longer one is no prompt, and is refused before it fills the memory
 TEXT_COLUMNS = ("prompt", "text", "caption")
@@ -30,60 +36,110 @@ _BOM = b"\xef\xbb\xbf"
 class _Format(Protocol):
     """How a kind of file holds prompts. A place is what `prompts` needs to start there."""
 
-    def places(self) -> Iterator[int]:
-        """Where each prompt of the file is. Raises `UsageError` at the first record that is malformed."""
+    def entries(self) -> Iterator[tuple[int, str]]:
+        """Place and text of each prompt. Raises `UsageError` at the first record that is malformed."""
 
     def prompts(self, place: int) -> Iterator[Prompt]:
         """The prompts from a place on, in the order of the file."""
 
 
-def open_prompts(*, path: str, column: str | None = None, article: bool = False) -> PromptSet:
-    """The prompts of a .txt, .csv, .jsonl or .parquet file.
+def open_prompts(
+    *,
+    path: str,
+    column: str | None = None,
+    article: bool = False,
+    split: Split = "all",
+    held_out: int = 2000,
+    seed: int = 0,
+    unique: bool = False,
+) -> PromptSet:
+    """The prompts of a .txt, .csv, .jsonl or .parquet file, or one part of them.
 
     `column` holds the prompt; where it is None, the first of prompt, text and caption that is there does.
-    Raises `UsageError` where the file is missing, empty, malformed, or has no such column.
+    Raises `UsageError` where the file is missing, empty, malformed, has no such column, or is too short to
+    hold that many prompts out.
     """
     file = Path(path).expanduser()
     if not file.is_file():
         raise UsageError(f"the prompt file {path!r} {'is a folder' if file.is_dir() else 'does not exist'}")
+    prompts: PromptSet = FilePrompts(file, _format(file, column), article=article, unique=unique)
+    if split == "all":
+        return prompts
+    if len(prompts) <= held_out:
+        raise UsageError(
+            f"the prompt file {path!r} holds {len(prompts)} prompts, too few to hold {held_out} of them out",
+            hint="give a smaller held_out=",
+        )
+    return _Part(prompts, sorted(random.Random(seed).sample(range(len(prompts)), held_out)), split)
+
+
+def _format(file: Path, column: str | None) -> _Format:
     suffix = file.suffix.lower()
     if suffix == ".txt" and column:
-        raise UsageError(f"the prompt file {path!r} has no columns, got column={column}", hint="leave it out")
+        raise UsageError(
+            f"the prompt file {str(file)!r} has no columns, got column={column}", hint="leave it out"
+        )
     if suffix == ".parquet":
-        return FilePrompts(file, _Parquet(file, column), article=article)
+        return _Parquet(file, column)
     if suffix not in _TEXT_FORMATS:
         raise UsageError(
-            f"the prompt file {path!r} expects .txt, .csv, .jsonl or .parquet, got {suffix or 'no suffix'}"
+            f"the prompt file {str(file)!r} expects .txt, .csv, .jsonl or .parquet,"
+            f" got {suffix or 'no suffix'}"
         )
-    return FilePrompts(file, _TEXT_FORMATS[suffix](file, column), article=article)
+    return _TEXT_FORMATS[suffix](file, column)
+
+
+class _Part:
+    """The prompts of a set that stand at some indices, or those at all others."""
+
+    def __init__(self, prompts: PromptSet, held_out: Sequence[int], split: Split) -> None:
+        self._prompts = prompts
+        self._held_out = held_out  # ascending
+        # how many of the others stand before each held-out one: ascending, so that it can be searched
+        self._others_before = [index - rank for rank, index in enumerate(held_out)]
+        self._is_held_out = split == "held_out"
+
+    def __len__(self) -> int:
+        held_out = len(self._held_out)
+        return held_out if self._is_held_out else len(self._prompts) - held_out
+
+    def __getitem__(self, index: int) -> Prompt:
+        if not 0 <= index < len(self):
+            raise IndexError(f"this part holds prompts 0 to {len(self) - 1}, got {index}")
+        if self._is_held_out:
+            return self._prompts[self._held_out[index]]
+        return self._prompts[index + bisect_right(self._others_before, index)]
 
 
 class FilePrompts:
     """A `PromptSet` over a file that stays on the disk."""
 
-    def __init__(self, file: Path, contents: _Format, *, article: bool = False) -> None:
+    def __init__(self, file: Path, contents: _Format, *, article: bool = False, unique: bool = False) -> None:
         self._file = file
         self._contents = contents
         self._article = article
         self._stamp = _stamp(file)
         self._places = array("Q")  # of records 0, 1024, 2048, …
-        self._length = 0
-        for place in contents.places():
-            if self._length % STRIDE == 0:
+        records, digests = 0, array("Q")
+        for place, text in contents.entries():
+            if records % STRIDE == 0:
                 self._places.append(place)
-            self._length += 1
-        if self._length == 0:
+            records += 1
+            if unique:
+                digests.append(_digest(text))
+        if records == 0:
             raise UsageError(f"the prompt file {str(file)!r} holds no prompt: it is empty or all blank")
+        self._records: Sequence[int] = _first_of_each(digests) if unique else range(records)
         self._block_number = -1
         self._block: Sequence[Prompt] = ()
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._records)
 
     def __getitem__(self, index: int) -> Prompt:
-        if not 0 <= index < self._length:
-            raise IndexError(f"{self._file.name} holds prompts 0 to {self._length - 1}, got {index}")
-        number, place = divmod(index, STRIDE)
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self._file.name} holds prompts 0 to {len(self) - 1}, got {index}")
+        number, place = divmod(self._records[index], STRIDE)
         if number != self._block_number:
             self._block = self._read(number)
             self._block_number = number
@@ -102,6 +158,19 @@ class FilePrompts:
 def _stamp(file: Path) -> tuple[int, int]:
     status = file.stat()
     return status.st_size, status.st_mtime_ns
+
+
+def _digest(text: str) -> int:
+    """64 bits of a text: two of ten million texts are alike with a chance of 3e-6."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def _first_of_each(digests: array[int]) -> array[int]:
+    """Where each digest comes for the first time, in the order of the file."""
+    import numpy as np
+
+    _, firsts = np.unique(np.frombuffer(digests, np.uint64), return_index=True)
+    return array("Q", np.sort(firsts).astype(np.uint64).tobytes())
 
 
 class _Lines:
@@ -142,8 +211,8 @@ class _Txt:
     def __init__(self, file: Path, column: str | None) -> None:
         self._file = file
 
-    def places(self) -> Iterator[int]:
-        return (place for place, _ in self._texts(0))
+    def entries(self) -> Iterator[tuple[int, str]]:
+        return self._texts(0)
 
     def prompts(self, place: int) -> Iterator[Prompt]:
         return (Prompt(text) for _, text in self._texts(place))
@@ -170,8 +239,10 @@ class _Csv:
         self._column = _text_column(file, self._header, column)
         self._text_at = self._header.index(self._column)
 
-    def places(self) -> Iterator[int]:
-        return (place for place, row in self._rows(self._body) if row[self._text_at].strip())
+    def entries(self) -> Iterator[tuple[int, str]]:
+        for place, row in self._rows(self._body):
+            if text := row[self._text_at].strip():
+                yield place, text
 
     def prompts(self, place: int) -> Iterator[Prompt]:
         for _, row in self._rows(place):
@@ -210,8 +281,10 @@ class _Jsonl:
         first = next((record for _, record in self._records(0)), {})
         self._column = _text_column(file, list(first), column)
 
-    def places(self) -> Iterator[int]:
-        return (place for place, record in self._records(0) if record[self._column].strip())
+    def entries(self) -> Iterator[tuple[int, str]]:
+        for place, record in self._records(0):
+            if text := record[self._column].strip():
+                yield place, text
 
     def prompts(self, place: int) -> Iterator[Prompt]:
         for _, record in self._records(place):
@@ -253,8 +326,10 @@ class _Parquet:
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._first_rows = [0, *accumulate(sizes)][:-1]
 
-    def places(self) -> Iterator[int]:
-        return (row for row, record in self._records(0, [self._column]) if record[self._column].strip())
+    def entries(self) -> Iterator[tuple[int, str]]:
+        for row, record in self._records(0, [self._column]):
+            if text := record[self._column].strip():
+                yield row, text
 
     def prompts(self, place: int) -> Iterator[Prompt]:
         for _, record in self._records(place, None):

@@ -1,9 +1,11 @@
-"""Prompt sets made of word lists: those of the DDPO paper (arXiv 2305.13301), and prompts typed on the spot.
+"""Prompt sets of word lists: the DDPO paper's (arXiv 2305.13301), occupations, what was typed on the spot.
 
 The lists of animals and activities are those of the paper's appendix D.6 and its code. The labels in
 `imagenet_animals.txt` are lines 1–398 of ImageNet-1k's synset words (ILSVRC 2012, the WordNet lemmas of
 classes 0–397, in class order), as tabulated in the package timm 1.0.31 (`imagenet_synsets.txt` joined with
-`imagenet_synset_to_lemma.txt`). They are facts of that data set, wrong spellings included.
+`imagenet_synset_to_lemma.txt`). They are facts of that data set, wrong spellings included. The occupations in
+`occupations.txt` are the 100 of "Large-scale Reinforcement Learning for Diffusion Models" (arXiv 2401.12244,
+Table 7).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from itertools import product
 from typing import Any
 
 from ddpo_core.errors import EnvironmentFault, UsageError
-from ddpo_core.prompt_sets import INSTALL_INFLECT
+from ddpo_core.prompt_sets import INSTALL_INFLECT, PORTRAIT
 from ddpo_core.types import Prompt
 
 _ANIMALS = """
@@ -35,14 +37,14 @@ NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "ei
 
 def animals(*, article: bool = False) -> Sequence[Prompt]:
     """45 prompts: 'cat', or 'a cat' with an article."""
-    prompts = [Prompt(animal, {"animal": animal}) for animal in ANIMALS]
+    prompts = [Prompt(animal, {"animal": animal, "objects": [animal]}) for animal in ANIMALS]
     return with_articles(prompts) if article else prompts
 
 
 def animals_activities(*, article: bool = True) -> Sequence[Prompt]:
     """135 prompts: 'a cat washing the dishes', …, 'a kangaroo playing chess'."""
     prompts = [
-        Prompt(f"{animal} {activity}", {"animal": animal, "activity": activity})
+        Prompt(f"{animal} {activity}", {"animal": animal, "activity": activity, "objects": [animal]})
         for animal, activity in product(ANIMALS, ACTIVITIES)
     ]
     return with_articles(prompts) if article else prompts
@@ -54,7 +56,13 @@ def counting() -> Sequence[Prompt]:
     return [
         Prompt(
             f"{number} {plural_of[animal]}",
-            {"count": count, "number": number, "animal": animal, "plural": plural_of[animal]},
+            {
+                "count": count,
+                "number": number,
+                "animal": animal,
+                "plural": plural_of[animal],
+                "objects": [animal],
+            },
         )
         for animal, (number, count) in product(COUNTABLE_ANIMALS, NUMBERS.items())
     ]
@@ -62,12 +70,27 @@ def counting() -> Sequence[Prompt]:
 
 def imagenet_animals(*, article: bool = False) -> Sequence[Prompt]:
     """398 prompts: the whole label lines of ImageNet-1k classes 0–397, as DDPO's code used them."""
-    labels = resources.files("ddpo_core.prompt_sets").joinpath("imagenet_animals.txt").read_text("utf-8")
     prompts = [
         Prompt(label, {"animal": label.split(",")[0], "class_index": index})
-        for index, label in enumerate(labels.splitlines())
+        for index, label in enumerate(_lines("imagenet_animals.txt"))
     ]
     return with_articles(prompts) if article else prompts
+
+
+def occupations(*, template: str = PORTRAIT) -> Sequence[Prompt]:
+    """100 prompts: 'a portrait of an accountant', …; `{}` in the template is the occupation with its article.
+
+    Raises `UsageError` for a template without `{}`.
+    """
+    if template.count("{}") != 1:
+        raise UsageError(
+            f"occupations: template must hold {{}} once, for the occupation; got {template!r}",
+            hint='--prompts "occupations,template=a photo of {}"',
+        )
+    return [
+        Prompt(template.replace("{}", _grammar().a(occupation)), {"occupation": occupation})
+        for occupation in _lines("occupations.txt")
+    ]
 
 
 def inline(*, texts: object, article: bool = False) -> Sequence[Prompt]:
@@ -81,6 +104,11 @@ def inline(*, texts: object, article: bool = False) -> Sequence[Prompt]:
     if not prompts:
         raise UsageError("the prompt set 'inline' expects at least one prompt, got none in texts")
     return with_articles(prompts) if article else prompts
+
+
+def _lines(file: str) -> list[str]:
+    """The lines of a word list that lies beside this module."""
+    return resources.files("ddpo_core.prompt_sets").joinpath(file).read_text("utf-8").splitlines()
 
 
 def with_articles(prompts: Iterable[Prompt]) -> list[Prompt]:

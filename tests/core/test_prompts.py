@@ -68,8 +68,18 @@ def test_imagenet_labels_stand_at_their_class_index(index, label):
 
 def test_metadata_tells_what_a_prompt_is_made_of():
     wolves = next(prompt for prompt in words.counting() if prompt.text == "two wolves")
-    assert wolves.metadata == {"count": 2, "number": "two", "animal": "wolf", "plural": "wolves"}
-    assert words.animals_activities()[1].metadata == {"animal": "cat", "activity": "riding a bike"}
+    assert wolves.metadata == {
+        "count": 2,
+        "number": "two",
+        "animal": "wolf",
+        "plural": "wolves",
+        "objects": ["wolf"],
+    }
+    assert words.animals_activities()[1].metadata == {
+        "animal": "cat",
+        "activity": "riding a bike",
+        "objects": ["cat"],
+    }
 
 
 def test_every_registered_set_names_a_factory_that_exists():
