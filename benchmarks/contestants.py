@@ -24,7 +24,7 @@ from ddpo_core.estimators.ddpo import ImportanceSampling
 from ddpo_core.prompts import PromptStream
 from ddpo_core.rewards import Objective, Term
 from ddpo_core.samplers.ddim import DDIM
-from ddpo_core.training import Settings, train
+from ddpo_core.training import Settings, Task, train
 
 LORA_RANK = 4  # TRL's, which cannot be chosen there
 
@@ -116,8 +116,9 @@ def ddpo(pipeline: StableDiffusionPipeline, settings: Settings) -> Contestant:
         denoiser=denoiser,
         sampler=DDIM(),
         estimator=ImportanceSampling(),
-        objective=Objective([reward]),
-        prompts=PromptStream(NumberedPrompts(), seed=settings.seed, order="sequential"),
+        tasks=[
+            Task(PromptStream(NumberedPrompts(), seed=settings.seed, order="sequential"), Objective([reward]))
+        ],
         normaliser=Normaliser("batch"),
         settings=settings,
     )

@@ -19,7 +19,7 @@ from ddpo_core.estimators.ddpo import ImportanceSampling
 from ddpo_core.prompts import PromptStream
 from ddpo_core.rewards import Objective, Term
 from ddpo_core.samplers.ddim import DDIM
-from ddpo_core.training import Settings, train
+from ddpo_core.training import Settings, Task, train
 
 QUANTILES = (0.01, 0.1, 0.5, 0.9)
 SETTINGS = Settings(
@@ -72,8 +72,7 @@ def main() -> None:
         denoiser=denoiser,
         sampler=DDIM(),
         estimator=ImportanceSampling(),
-        objective=Objective([term]),
-        prompts=PromptStream(found.build("prompts", "animals"), seed=0),
+        tasks=[Task(PromptStream(found.build("prompts", "animals"), seed=0), Objective([term]))],
         settings=SETTINGS,
     )
     for _ in run:

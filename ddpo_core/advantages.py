@@ -1,15 +1,13 @@
-"""scores → advantages: standardise each reward, weight them, and say what share each one really had.
+"""scores → advantages: standardise one reward's scores. How several become one is in `mixing`.
 
-A raw weighted sum follows whichever reward has the largest unit. So every reward is standardised first:
-over the batch, over the images of one prompt in the batch (group), or over a ring buffer of each prompt's
-latest scores (arXiv 2305.13301 App. D.3). Left out: a learned value function.
+Over the batch, over the images of one prompt in the batch (group), or over a ring buffer of each prompt's
+latest scores (arXiv 2305.13301 App. D.3); or not at all (raw). Left out: a learned value function.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -18,8 +16,8 @@ from ddpo_core.errors import UsageError
 from ddpo_core.rewards import group_indices
 from ddpo_core.types import Prompt
 
-Over = Literal["prompt", "batch", "group"]
-MODES: tuple[Over, ...] = ("prompt", "batch", "group")
+Over = Literal["prompt", "batch", "group", "raw"]
+MODES: tuple[Over, ...] = ("prompt", "batch", "group", "raw")
 
 
 def standardise(
@@ -35,7 +33,8 @@ def standardise(
 class Normaliser:
     """Standardises one reward's scores, and remembers each prompt's latest ones where asked to.
 
-    over         "prompt" (ring buffers), "batch", or "group" (the images of one prompt in this batch)
+    over         "prompt" (ring buffers), "batch", "group" (the images of one prompt in this batch), or
+                 "raw": scores stay as they are
     buffer_size  scores kept for each prompt
     min_count    a prompt with fewer scores than this is standardised over the batch
     """
@@ -58,6 +57,8 @@ class Normaliser:
     ) -> np.ndarray:
         """Advantages [N] of all samples of a round, over all processes; NaN in, 0 out."""
         values = np.asarray(values, dtype=np.float64)
+        if self.over == "raw":
+            return np.asarray(np.nan_to_num(values, nan=0.0))
         mean, std = np.full(len(values), np.nanmean(values)), np.full(len(values), np.nanstd(values))
         own = self._own_statistics(label, values, prompts)
         for rows in group_indices(prompts):
@@ -95,30 +96,3 @@ class Normaliser:
             label: {prompt: deque(scores, maxlen=self.buffer_size) for prompt, scores in buffers.items()}
             for label, buffers in state.items()
         }
-
-
-@dataclass(frozen=True)
-class Combined:
-    """Several rewards as one advantage."""
-
-    advantages: np.ndarray  # [N] float64
-    shares: Mapping[str, float]  # label → share of the advantage's variance; they sum to 1
-
-
-def combine(standardised: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> Combined:
-    """Weight standardised rewards, add them, and standardise the sum once more.
-
-    One reward alone is only turned by its weight's sign: there is nothing to balance it against.
-    The share of reward k is Cov(w_k z_k, Σ) / Var(Σ): what it contributed to the variance of the sum.
-    """
-    parts = {label: weight * standardised[label] for label, weight in weights.items()}
-    if len(parts) == 1:
-        ((label, weight),) = weights.items()
-        return Combined(np.sign(weight) * standardised[label], {label: 1.0})
-    total = np.sum(list(parts.values()), axis=0)
-    variance = total.var()
-    if variance == 0:
-        return Combined(np.zeros_like(total), dict.fromkeys(parts, 0.0))
-    centred = total - total.mean()
-    shares = {label: float(np.mean(part * centred) / variance) for label, part in parts.items()}
-    return Combined(centred / np.sqrt(variance), shares)

@@ -38,7 +38,7 @@ def check_batches(
         ("updates_per_epoch", updates_per_epoch),
         ("the group size", group_size),
     ):
-        whole = part if name == "the group size" else part * processes
+        whole = part * processes
         if samples % whole:
             raise BatchError(
                 f"samples_per_epoch {samples} does not divide by {name} {part}{each}",

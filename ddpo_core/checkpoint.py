@@ -36,7 +36,8 @@ class RunState:
     optimizer: dict[str, Any]
     scaler: dict[str, Any]  # empty without fp16
     normaliser: dict[str, Any]  # each prompt's latest scores
-    prompts: dict[str, Any]  # the stream's position
+    prompts: dict[str, Any]  # task → the stream's position
+    multipliers: dict[str, Any]  # task → the weights of its constraints
     random: list[dict[str, Any]]  # of each process: the global states that third-party rewards may use
 
 
@@ -95,6 +96,7 @@ def save(root: Path, state: RunState) -> Path:
         "reward_queries": state.reward_queries,
         "normaliser": state.normaliser,
         "prompts": state.prompts,
+        "multipliers": state.multipliers,
         "random": state.random,
     }
     (unfinished / "state.json").write_text(json.dumps(rest))

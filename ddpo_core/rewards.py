@@ -9,15 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ddpo_core.errors import RewardError
+from ddpo_core.constraints import Constraint
+from ddpo_core.errors import RewardError, UsageError
 from ddpo_core.info import RewardInfo
+from ddpo_core.mixing import GDPO, Mixer
 from ddpo_core.protocols import Reward
 from ddpo_core.types import Prompt, Scores
 
@@ -37,9 +39,19 @@ class Term:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is maximised: a weighted list of rewards, standardised one by one (see `advantages`)."""
+    """What is maximised: weighted rewards, how they become one direction, and bounds on their means."""
 
     terms: Sequence[Term]
+    mixer: Mixer = field(default_factory=GDPO)
+    constraints: Sequence[Constraint] = ()
+
+    def __post_init__(self) -> None:
+        labels = [term.label for term in self.terms]
+        for constraint in self.constraints:
+            if constraint.label not in labels:
+                raise UsageError(
+                    f"the constraint on {constraint.label} expects one of the rewards {', '.join(labels)}"
+                )
 
     @property
     def weights(self) -> dict[str, float]:
@@ -47,21 +59,34 @@ class Objective:
         return {term.label: term.weight for term in self.terms if term.weight != 0}
 
     @property
+    def followed(self) -> set[str]:
+        """The labels that training follows: by a weight, or by a constraint."""
+        return {*self.weights, *(constraint.label for constraint in self.constraints)}
+
+    @property
     def resolutions(self) -> dict[str, float]:
         """Label → the smallest spread that means something, in the reward's unit."""
         return {term.label: term.info.resolution for term in self.terms}
 
-    def score(self, images: Tensor, prompts: Sequence[Prompt]) -> dict[str, Scores]:
-        """Every reward's scores of images [B, 3, H, W] in [0, 1]."""
-        with Judging(self) as judging:
+    def score(self, images: Tensor, prompts: Sequence[Prompt], *, group_size: int = 1) -> dict[str, Scores]:
+        """Every reward's scores of images [B, 3, H, W] in [0, 1], groups of one prompt standing together."""
+        with Judging(self, group_size=group_size) as judging:
             judging.submit(images, prompts)
             return judging.finish()
+
+    def close(self) -> None:
+        """Free the models that rewards hold. They cannot judge any more."""
+        for term in self.terms:
+            close: Callable[[], None] | None = getattr(term.reward, "close", None)
+            if close is not None:
+                close()
 
 
 def as_scores(output: Tensor | Sequence[float] | Scores) -> Scores:
     """Whatever a reward returned, as float64 (an integer reward would truncate its own advantages)."""
     if isinstance(output, Scores):
-        return replace(output, values=np.asarray(output.values, dtype=np.float64))
+        levels = None if output.levels is None else np.asarray(output.levels, dtype=np.float64)
+        return replace(output, values=np.asarray(output.values, dtype=np.float64), levels=levels)
     values = output.detach().cpu().double().numpy() if isinstance(output, Tensor) else output
     return Scores(np.asarray(values, dtype=np.float64))
 
@@ -83,6 +108,10 @@ def checked_scores(
         raise RewardError(
             f"reward {label!r}: expected one score per image, shape ({len(prompts)},);"
             f" got {scores.values.shape}"
+        )
+    if scores.levels is not None and scores.levels.shape != scores.values.shape:
+        raise RewardError(
+            f"reward {label!r}: expected one level per image or none; got {scores.levels.shape}"
         )
     if scores.details and len(scores.details) != len(prompts):
         raise RewardError(
@@ -129,15 +158,17 @@ def call_reward(term: Term, images: Tensor, prompts: Sequence[Prompt]) -> Scores
 
 def merge(parts: Sequence[tuple[Sequence[int], Scores]], count: int) -> Scores:
     """Scores of parts of a round, each with its samples' indices, in the round's order."""
-    values = np.full(count, np.nan)
+    values, levels = np.full(count, np.nan), np.full(count, np.nan)
     details: list[Mapping[str, object]] = [{} for _ in range(count)]
     for indices, scores in parts:
         values[list(indices)] = scores.values
+        levels[list(indices)] = np.nan if scores.levels is None else scores.levels
         for index, detail in zip(indices, scores.details, strict=False):  # no details is the usual case
             details[index] = detail
     return Scores(
         values,
         details if any(details) else (),
+        levels if any(scores.levels is not None for _, scores in parts) else None,
         failures=sum(scores.failures for _, scores in parts),
         seconds=sum(scores.seconds for _, scores in parts),
     )
@@ -151,15 +182,22 @@ def group_indices(prompts: Sequence[Prompt]) -> list[list[int]]:
     return list(groups.values())
 
 
+def groups_of(count: int, group_size: int) -> list[list[int]]:
+    """The samples that were drawn together for one prompt: `group_size` in a row."""
+    return [list(range(start, min(start + group_size, count))) for start in range(0, count, group_size)]
+
+
 class Judging:
     """Scores one round in the background while the next batch is sampled.
 
     Rewards work side by side, each in a thread of its own so that none needs to be thread-safe. A reward
-    of scope `sample` is called for every batch as it comes; the others once the round is complete.
+    of scope `sample` is called for every batch as it comes; the others once the round is complete, with
+    `group_size` images in a row, or with all of them.
     """
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: Objective, *, group_size: int = 1) -> None:
         self.objective = objective
+        self.group_size = group_size
         self.threads = {
             term.label: ThreadPoolExecutor(1, thread_name_prefix=f"reward-{term.label}")
             for term in objective.terms
@@ -199,8 +237,8 @@ class Judging:
         return results
 
     def _call_on_sets(self, term: Term) -> None:
-        images = torch.cat(self.images)
-        sets = group_indices(self.prompts) if term.info.scope == "group" else [list(range(len(self.prompts)))]
+        images, count = torch.cat(self.images), len(self.prompts)
+        sets = groups_of(count, self.group_size if term.info.scope == "group" else count)
         for indices in sets:
             self._call(term, indices, images[indices], [self.prompts[index] for index in indices])
 

@@ -1,7 +1,8 @@
 """The whole path, once an epoch: prompts → rollout → scores → advantages → loss → update.
 
 `train` is a generator that yields one `Epoch` at a time and writes nothing; what to keep, draw or print is
-its caller's. It knows no reward, sampler, estimator or model by name. Left out: a value function, EMA.
+its caller's. It knows no reward, sampler, estimator or model by name. A run has one task or several, which
+take turns in every epoch (arXiv 2401.12244, Algorithm 1). Left out: a value function, EMA.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from ddpo_core.advantages import Combined, Normaliser, combine
+from ddpo_core.advantages import Normaliser
 from ddpo_core.batches import check_batches
 from ddpo_core.checkpoint import RunState, capture_random, restore_random
+from ddpo_core.constraints import Multipliers
 from ddpo_core.denoising import Policy
 from ddpo_core.errors import RunError, UsageError
+from ddpo_core.mixing import Mixed, correlations
 from ddpo_core.prompts import PromptStream
 from ddpo_core.protocols import Denoiser, Estimator, Sampler
 from ddpo_core.rewards import Judging, Objective
@@ -41,7 +44,7 @@ class Settings:
     """Every number that shapes a run. Batch sizes are of one process."""
 
     epochs: int = 100
-    samples_per_epoch: int = 256  # over all processes
+    samples_per_epoch: int = 256  # of each task, over all processes
     sample_batch_size: int = 8
     train_batch_size: int = 8
     updates_per_epoch: int = 4
@@ -69,15 +72,32 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Task:
+    """What is maximised, and on pictures of which prompts."""
+
+    prompts: PromptStream
+    objective: Objective
+    name: str = "all"
+
+
+@dataclass(frozen=True)
+class Round:
+    """A task's samples of an epoch, those of this process."""
+
+    task: str
+    judged: Judged
+    scores: Mapping[str, Scores]
+
+
+@dataclass(frozen=True)
 class Epoch:
-    """One round and what came of it. `capture` is the run's state after it, for a checkpoint."""
+    """One round of every task, and what came of it."""
 
     number: int  # from 1
     metrics: Mapping[str, float]
-    judged: Judged  # this process's samples
-    scores: Mapping[str, Scores]  # of the same samples
+    rounds: Sequence[Round]
     policy: Policy  # to sample from between epochs
-    capture: Callable[[], RunState]
+    capture: Callable[[], RunState]  # the run's state after this epoch, for a checkpoint
 
 
 def train(
@@ -85,8 +105,7 @@ def train(
     denoiser: Denoiser,
     sampler: Sampler,
     estimator: Estimator,
-    objective: Objective,
-    prompts: PromptStream,
+    tasks: Sequence[Task],
     settings: Settings,
     normaliser: Normaliser | None = None,
     state: RunState | None = None,
@@ -102,8 +121,7 @@ def train(
         denoiser,
         sampler,
         estimator,
-        objective,
-        prompts,
+        tasks,
         settings,
         normaliser or Normaliser(),
         accelerator,
@@ -125,26 +143,27 @@ class Trainer:
         denoiser: Denoiser,
         sampler: Sampler,
         estimator: Estimator,
-        objective: Objective,
-        prompts: PromptStream,
+        tasks: Sequence[Task],
         settings: Settings,
         normaliser: Normaliser,
         accelerator: Accelerator | None,
         on_progress: Callable[[Progress], None],
     ) -> None:
         self.accelerator = accelerator or fresh_accelerator(settings.mixed_precision)
-        check_batches(
-            samples_per_epoch=settings.samples_per_epoch,
-            sample_batch_size=settings.sample_batch_size,
-            train_batch_size=settings.train_batch_size,
-            updates_per_epoch=settings.updates_per_epoch,
-            processes=self.accelerator.num_processes,
-            group_size=prompts.group_size,
-        )
-        check_scopes(objective, self.accelerator.num_processes)
+        check_tasks(tasks)
+        for task in tasks:
+            check_batches(
+                samples_per_epoch=settings.samples_per_epoch,
+                sample_batch_size=settings.sample_batch_size,
+                train_batch_size=settings.train_batch_size,
+                updates_per_epoch=settings.updates_per_epoch,
+                processes=self.accelerator.num_processes,
+                group_size=task.prompts.group_size,
+            )
+            check_scopes(task, self.accelerator.num_processes)
         self.estimator = estimator
-        self.objective = objective
-        self.prompts = prompts
+        self.tasks = tasks
+        self.multipliers = {task.name: Multipliers(task.objective.constraints) for task in tasks}
         self.settings = settings
         self.normaliser = normaliser
         self.on_progress = on_progress
@@ -168,41 +187,56 @@ class Trainer:
     # ---- one epoch -------------------------------------------------------------------------------
 
     def run_epoch(self, *, check: bool) -> Epoch:
-        """Sample, judge and learn from one round."""
+        """Sample, judge and learn from one round of every task, one task after the other."""
         number = self.epoch + 1
         self.seconds.clear()
-        trajectory, seeds, scores = self.sample_and_score(number)
-        combined, reward_metrics = self.judge(trajectory.prompts, scores)
-        mine = combined.advantages[self.accelerator.process_index :: self.accelerator.num_processes]
-        judged = Judged(
-            trajectory,
-            torch.tensor(mine, dtype=torch.float32),
-            {label: score.values for label, score in scores.items()},
-            seeds,
-        )
-        ratio_metrics = self.check(judged) if check else {}
-        update_metrics = self.learn(judged)
+        history: defaultdict[str, list[float]] = defaultdict(list)
+        metrics: dict[str, float] = {}
+        rounds = []
+        for place, task in enumerate(self.tasks):
+            mine = self.indices(task)
+            trajectory, seeds, scores = self.sample_and_score(task, place, number, mine)
+            mixed, reward_metrics = self.judge(task, trajectory.prompts, scores)
+            rewards = {label: score.values for label, score in scores.items()}
+            directions = [
+                Judged(trajectory, torch.tensor(advantages[mine], dtype=torch.float32), rewards, seeds)
+                for advantages in mixed.directions.values()
+            ]
+            metrics |= reward_metrics
+            if check:
+                history["self_check/ratio_error"].append(self.check(task, directions[0]))
+            for name, values in self.learn(task, place, number, directions).items():
+                history[name] += values
+            rounds.append(Round(task.name, directions[0], scores))
+            self.reward_queries += self.settings.samples_per_epoch * len(task.objective.followed)
         self.epoch = number
-        self.reward_queries += self.settings.samples_per_epoch
         metrics = {
             "epoch": number,
             "reward_queries": self.reward_queries,
-            **reward_metrics,
-            **update_metrics,
-            **ratio_metrics,
+            **metrics,
+            **{name: float(np.mean(values)) for name, values in history.items()},
             **{f"seconds/{phase}": seconds for phase, seconds in self.seconds.items()},
         }
-        return Epoch(number, metrics, judged, scores, self.policy, self.capture)
+        return Epoch(number, metrics, rounds, self.policy, self.capture)
 
-    def sample_and_score(self, number: int) -> tuple[Trajectory, list[int], dict[str, Scores]]:
-        """This process's every n-th sample of the epoch, scored while the next batch is sampled."""
-        settings, accelerator = self.settings, self.accelerator
-        everyone = self.prompts.take(settings.samples_per_epoch)
-        indices = range(accelerator.process_index, settings.samples_per_epoch, accelerator.num_processes)
-        seeds = sample_seeds(settings.seed, number, indices)
+    def indices(self, task: Task, process: int | None = None) -> list[int]:
+        """The samples of an epoch that a process makes (this one): every n-th group of one prompt, whole."""
+        process = self.accelerator.process_index if process is None else process
+        size, processes = task.prompts.group_size, self.accelerator.num_processes
+        return [i for i in range(self.settings.samples_per_epoch) if i // size % processes == process]
+
+    def sample_and_score(
+        self, task: Task, place: int, number: int, indices: Sequence[int]
+    ) -> tuple[Trajectory, list[int], dict[str, Scores]]:
+        """This process's samples of the epoch, scored while the next batch is sampled."""
+        settings = self.settings
+        everyone = task.prompts.take(settings.samples_per_epoch)
+        # no two tasks share noise: each counts its samples on from where the one before ended
+        first = place * settings.samples_per_epoch
+        seeds = sample_seeds(settings.seed, number, [first + index for index in indices])
         prompts = [everyone[index] for index in indices]
         batches = []
-        with Judging(self.objective) as judging:
+        with Judging(task.objective, group_size=task.prompts.group_size) as judging:
             with self.timed("rollout"):
                 for start in range(0, len(prompts), settings.sample_batch_size):
                     self.on_progress(Progress("rollout", start, len(prompts)))
@@ -214,88 +248,129 @@ class Trainer:
         return concatenate(batches), seeds, scores
 
     def judge(
-        self, prompts: Sequence[Prompt], scores: Mapping[str, Scores]
-    ) -> tuple[Combined, dict[str, float]]:
-        """Advantages of the epoch's samples over all processes, and each reward's mean, error and share."""
-        everyone = self.interleave(list(prompts))
-        values = {label: np.array(self.interleave(list(score.values))) for label, score in scores.items()}
-        weights, resolutions = self.objective.weights, self.objective.resolutions
-        combined = combine(
-            {
-                label: self.normaliser(label, values[label], everyone, resolution=resolutions[label])
-                for label in weights
-            },
-            weights,
-        )
+        self, task: Task, prompts: Sequence[Prompt], scores: Mapping[str, Scores]
+    ) -> tuple[Mixed, dict[str, float]]:
+        """Directions over the epoch's samples of all processes, and what there is to say of each reward."""
+        objective = task.objective
+        everyone = self.interleave(task, list(prompts))
+        values = {
+            label: np.array(self.interleave(task, list(score.values))) for label, score in scores.items()
+        }
         metrics: dict[str, float] = {}
         for label, score in scores.items():
-            finite = values[label][np.isfinite(values[label])]
-            spread = finite.std(ddof=1) if len(finite) > 1 else math.nan
-            metrics[f"reward/{label}/mean"] = float(finite.mean())
-            metrics[f"reward/{label}/stderr"] = float(spread / math.sqrt(len(finite)))
-            metrics[f"reward/{label}/share"] = combined.shares.get(label, 0.0)
-            metrics[f"reward/{label}/failures"] = sum(self.interleave([score.failures]))
-            self.seconds[f"reward/{label}"] = score.seconds
-        return combined, metrics
+            metrics |= self.report(task, label, values[label], score)
+        weights = self.weights_in_force(task, metrics)
+        resolutions = objective.resolutions
+        mixed = objective.mixer.mix(
+            values,
+            weights,
+            lambda label, scores: self.normaliser(
+                label, scores, everyone, resolution=resolutions.get(label, min(resolutions.values()))
+            ),
+        )
+        for label in scores:
+            metrics[f"reward/{label}/share"] = mixed.shares.get(label, 0.0)
+        for (a, b), correlation in correlations(values).items():
+            metrics[f"correlation/{a}~{b}"] = correlation
+        return mixed, metrics
 
-    def interleave(self, mine: list[T]) -> list[T]:
-        """Every process's items in the epoch's order: process r holds samples r, r + n, r + 2n, …"""
+    def report(self, task: Task, label: str, values: np.ndarray, score: Scores) -> dict[str, float]:
+        """A reward's mean and standard error in its own unit, and how often it failed."""
+        reported = values
+        if score.levels is not None:  # one number for each set of images that were judged together
+            levels = np.array(self.interleave(task, list(score.levels)))
+            reported = levels[:: task.prompts.group_size]
+        finite = reported[np.isfinite(reported)]
+        spread = finite.std(ddof=1) if len(finite) > 1 else math.nan
+        self.seconds[f"reward/{label}"] += score.seconds
+        return {
+            f"reward/{label}/mean": float(finite.mean()) if len(finite) else math.nan,
+            f"reward/{label}/stderr": float(spread / math.sqrt(max(1, len(finite)))),
+            f"reward/{label}/std": float(spread),
+            f"reward/{label}/failures": sum(self.gather([score.failures])),
+        }
+
+    def weights_in_force(self, task: Task, metrics: dict[str, float]) -> dict[str, float]:
+        """The objective's weights, raised by what its constraints have come to after this round."""
+        weights = task.objective.weights
+        multipliers = self.multipliers[task.name]
+        resolutions = task.objective.resolutions
+        for constraint in task.objective.constraints:
+            label = constraint.label
+            mean, spread = metrics[f"reward/{label}/mean"], metrics[f"reward/{label}/std"]
+            if math.isfinite(mean):
+                spread = spread if spread > resolutions[label] else resolutions[label]
+                multipliers.update(constraint, mean, spread)
+            weights[label] = weights.get(label, 0.0) + multipliers.weight(label)
+            metrics[f"constraint/{label}/weight"] = multipliers.weight(label)
+        return {label: weight for label, weight in weights.items() if weight != 0}
+
+    def interleave(self, task: Task, mine: list[T]) -> list[T]:
+        """Every process's items in the epoch's order."""
+        gathered = self.gather(mine)
+        places = [i for process in range(self.accelerator.num_processes) for i in self.indices(task, process)]
+        return [item for _, item in sorted(zip(places, gathered, strict=True), key=lambda pair: pair[0])]
+
+    def gather(self, mine: list[T]) -> list[T]:
+        """Every process's items, process after process."""
         if self.accelerator.num_processes == 1:
             return mine
-        gathered = gather_object(mine)
-        share = len(mine)
-        return [
-            gathered[process * share + row]
-            for row in range(share)
-            for process in range(len(gathered) // share)
-        ]
+        gathered: list[T] = gather_object(mine)
+        return gathered
 
-    def check(self, judged: Judged) -> dict[str, float]:
-        """The self-check, on a round sampled under the present weights."""
+    def check(self, task: Task, judged: Judged) -> float:
+        """The self-check, on a round sampled under the present weights: the largest |ratio − 1| seen."""
         self.on_progress(Progress("self-check", 0, 1))
         with self.timed("self-check"):
-            worst = self_check(
+            return self_check(
                 self.policy,
                 judged,
                 batch_size=self.settings.train_batch_size,
                 half_precision=self.settings.mixed_precision != "no",
-                trained=set(self.objective.weights),
+                trained=set(task.objective.weights),
             )
-        return {"self_check/ratio_error": worst}
 
-    def learn(self, judged: Judged) -> dict[str, float]:
-        """All updates of the epoch; the means of what the estimator had to say."""
+    def learn(
+        self, task: Task, place: int, number: int, directions: Sequence[Judged]
+    ) -> dict[str, list[float]]:
+        """All updates of the round; what the estimator had to say of each."""
         settings = self.settings
-        updates = self.estimator.updates(
-            judged,
-            self.policy.schedule,
-            num_updates=settings.updates_per_epoch,
-            batch_size=settings.train_batch_size,
-        )
+        updates = [
+            self.estimator.updates(
+                judged,
+                self.policy.schedule,
+                num_updates=settings.updates_per_epoch,
+                batch_size=settings.train_batch_size,
+            )
+            for judged in directions
+        ]
         history: defaultdict[str, list[float]] = defaultdict(list)
         with self.timed("update"):
-            for done, minibatches in enumerate(updates):
+            for done, minibatches in enumerate(zip(*updates, strict=True)):
                 self.on_progress(Progress("update", done, settings.updates_per_epoch))
-                for name, value in self.update(minibatches).items():
+                generator = np.random.default_rng([settings.seed, number, place, done])
+                for name, value in self.update(task, minibatches, generator).items():
                     history[name].append(value)
-        return {name: float(np.mean(values)) for name, values in history.items()}
+        return history
 
-    def update(self, minibatches: Iterable[Minibatch]) -> dict[str, float]:
-        """One optimiser step on the sum of the minibatches' weighted gradients.
+    def update(
+        self, task: Task, directions: Sequence[Iterable[Minibatch]], generator: np.random.Generator
+    ) -> dict[str, float]:
+        """One optimiser step.
 
         Raises `RunError` when loss or gradient is not finite (under fp16 the scaler skips such a step).
         """
-        totals: defaultdict[str, Tensor | float] = defaultdict(float)
-        for minibatch, is_last in mark_last(minibatches):
-            network = self.policy.denoiser.network
-            with nullcontext() if is_last else self.accelerator.no_sync(network):
-                loss = self.estimator.loss(self.policy, minibatch)
-                self.accelerator.backward(loss.value * minibatch.weight)
-            for name, value in {"loss": loss.value.detach(), **loss.diagnostics}.items():
-                totals[name] = totals[name] + value * minibatch.weight
+        totals: defaultdict[str, float] = defaultdict(float)
+        gradients = []
+        for minibatches in directions:
+            for name, value in self.accumulate(minibatches).items():
+                totals[name] += value / len(directions)
+            if len(directions) > 1:
+                gradients.append(self.take_gradient())
+        if gradients:
+            self.put_gradient(task.objective.mixer.gradient(torch.stack(gradients), generator))
         grad_norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
-        metrics = {name: self.mean_over_processes(total) for name, total in totals.items()}
-        metrics["grad_norm"] = float(grad_norm)
+        metrics = {**totals, "grad_norm": float(grad_norm)}
         if self.settings.mixed_precision != "fp16" and not all(map(math.isfinite, metrics.values())):
             raise RunError(
                 f"epoch {self.epoch + 1}: loss or gradient is not finite ({metrics}); the weights are as"
@@ -305,6 +380,35 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return metrics
+
+    def accumulate(self, minibatches: Iterable[Minibatch]) -> dict[str, float]:
+        """Add up the minibatches' weighted gradients; means of loss and diagnostics over all processes."""
+        totals: defaultdict[str, Tensor | float] = defaultdict(float)
+        for minibatch, is_last in mark_last(minibatches):
+            network = self.policy.denoiser.network
+            with nullcontext() if is_last else self.accelerator.no_sync(network):
+                loss = self.estimator.loss(self.policy, minibatch)
+                self.accelerator.backward(loss.value * minibatch.weight)
+            for name, value in {"loss": loss.value.detach(), **loss.diagnostics}.items():
+                totals[name] = totals[name] + value * minibatch.weight
+        return {name: self.mean_over_processes(total) for name, total in totals.items()}
+
+    def take_gradient(self) -> Tensor:
+        """The gradient of all trained weights, flat [P]; they have none afterwards."""
+        flat = torch.cat(
+            [
+                (torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).flatten().float()
+                for parameter in self.parameters
+            ]
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        return flat
+
+    def put_gradient(self, flat: Tensor) -> None:
+        """Give the trained weights a gradient [P]."""
+        sizes = [parameter.numel() for parameter in self.parameters]
+        for parameter, part in zip(self.parameters, torch.split(flat, sizes), strict=True):
+            parameter.grad = part.view_as(parameter).to(parameter.dtype)
 
     def mean_over_processes(self, value: Tensor | float) -> float:
         tensor = torch.as_tensor(value, dtype=torch.float32, device=self.accelerator.device)
@@ -329,7 +433,8 @@ class Trainer:
             optimizer=self.optimizer.state_dict(),
             scaler=scaler.state_dict() if scaler else {},
             normaliser=self.normaliser.state_dict(),
-            prompts=self.prompts.state_dict(),
+            prompts={task.name: task.prompts.state_dict() for task in self.tasks},
+            multipliers={name: values.state_dict() for name, values in self.multipliers.items()},
             random=gather_object([capture_random()]),
         )
 
@@ -340,7 +445,9 @@ class Trainer:
         if self.accelerator.scaler and state.scaler:
             self.accelerator.scaler.load_state_dict(state.scaler)
         self.normaliser.load_state_dict(state.normaliser)
-        self.prompts.load_state_dict(state.prompts)
+        for task in self.tasks:
+            task.prompts.load_state_dict(state.prompts.get(task.name, {}))
+            self.multipliers[task.name].load_state_dict(state.multipliers.get(task.name, {}))
         restore_random(state.random[self.accelerator.process_index % len(state.random)])
         self.epoch = state.epoch
         self.reward_queries = state.reward_queries
@@ -356,14 +463,31 @@ def fresh_accelerator(mixed_precision: str) -> Accelerator:
     return Accelerator(mixed_precision=mixed_precision)
 
 
-def check_scopes(objective: Objective, processes: int) -> None:
-    """Group and batch rewards see the samples of one process only; refuse them where there are several."""
-    wide = [term.label for term in objective.terms if term.info.scope != "sample"]
-    if wide and processes > 1:
-        raise UsageError(
-            f"reward {wide[0]!r} judges several images together, which needs them in one process;"
-            f" got {processes}"
-        )
+def check_tasks(tasks: Sequence[Task]) -> None:
+    """Raise `UsageError` for no task, or for two tasks or rewards of one name: metrics go by them."""
+    labels = [term.label for task in tasks for term in task.objective.terms]
+    for what, names in (("tasks", [task.name for task in tasks]), ("rewards", labels)):
+        if not names:
+            raise UsageError(f"a run expects at least one of its {what}, got none")
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise UsageError(f"two {what} are both called {twice[0]!r}", hint="name one of them: as=OTHER")
+
+
+def check_scopes(task: Task, processes: int) -> None:
+    """Raise `UsageError` for a reward that would not see the images it judges together."""
+    for term in task.objective.terms:
+        if term.info.scope == "group" and task.prompts.group_size < 2:
+            raise UsageError(
+                f"reward {term.label!r} judges the images of one prompt together, and each prompt is drawn"
+                " once",
+                hint=f"draw more of each: --group-size {max(2, term.info.group_size)}",
+            )
+        if term.info.scope == "batch" and processes > 1:
+            raise UsageError(
+                f"reward {term.label!r} judges all images of a round together, which needs them in one"
+                f" process; got {processes}"
+            )
 
 
 def mark_last(items: Iterable[T]) -> Iterator[tuple[T, bool]]:

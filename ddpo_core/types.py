@@ -71,6 +71,9 @@ class Scores:
 
     values: np.ndarray  # [B] float64; NaN only where a failure was dropped by policy
     details: Sequence[Mapping[str, object]] = ()  # B records to show, or none
+    # [B], or None where the values themselves are reported: what a reward that judges images together thinks
+    # of each image's set, while the values share out the credit for it
+    levels: np.ndarray | None = None
     failures: int = 0  # samples that were dropped or imputed
     seconds: float = 0.0
 

@@ -116,9 +116,21 @@ def shown(entry: Entry) -> str:
     if info.options:
         rows = [(f"  {o.name}", _type(o), _default(o), o.help) for o in info.options]
         parts.append(table(rows, ("  option", "type", "default", "meaning")))
+    if isinstance(info, RewardInfo):
+        parts += _with_models(info)
     if info.doc:
         parts.append(info.doc.strip())
     return "\n\n".join(parts)
+
+
+def _with_models(info: RewardInfo) -> list[str]:
+    """The options that models of worlds of their own give this reward."""
+    lines = []
+    for entry in registry().entries("model"):
+        options = [f"{key}={spelled(value)}" for key, value in entry.info.judges.get(info.name, {}).items()]
+        if options:
+            lines.append(f"  with --model {entry.info.name}, unless given: {', '.join(options)}")
+    return ["\n".join(lines)] if lines else []
 
 
 def _reward_facts(info: RewardInfo) -> dict[str, str]:

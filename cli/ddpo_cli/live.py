@@ -90,6 +90,13 @@ def plus_minus(metrics: Metrics, label: str) -> str:
     return with_error(metrics[f"reward/{label}/mean"], metrics.get(f"reward/{label}/stderr", 0.0))
 
 
+def standing(metrics: Metrics, label: str) -> str:
+    """What a reward had to say beside others: its share, and the weight that a constraint gave it."""
+    bound = metrics.get(f"constraint/{label}/weight")
+    share = f"{metrics.get(f'reward/{label}/share', 0.0):.0%}"
+    return share if bound is None else f"{share}, constraint {bound:+.2f}"
+
+
 @dataclass
 class Clock:
     """How long an epoch takes, from those that this process has run."""
@@ -135,7 +142,8 @@ class PlainView:
         parts = [f"epoch {epoch:>{len(str(self._header.epochs))}}/{self._header.epochs}"]
         for label in self._header.rewards:
             change = metrics[f"reward/{label}/mean"] - first[f"reward/{label}/mean"]
-            parts.append(f"{label} {plus_minus(metrics, label)} ({change:+.3f})")
+            influence = f", {standing(metrics, label)}" if len(self._header.rewards) > 1 else ""
+            parts.append(f"{label} {plus_minus(metrics, label)} ({change:+.3f}{influence})")
         parts += [
             f"{phase} {metrics[f'seconds/{phase}']:.1f} s"
             for phase in PHASES
@@ -245,21 +253,23 @@ class LiveView:
         from rich.table import Table
 
         table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim", show_edge=False)
-        for title in ("reward", "mean ± stderr", "since epoch 1", "curve"):
+        for title in ("reward", "mean ± stderr", "since epoch 1", "share", "judging", "curve"):
             table.add_column(title, no_wrap=True)
         for label in self._header.rewards:
             table.add_row(f"[bold]{label}[/]", *self._curve(label))
         return table
 
-    def _curve(self, label: str) -> tuple[str, str, str]:
-        """The reward's latest mean, its change and its sparkline."""
+    def _curve(self, label: str) -> tuple[str, ...]:
+        """The reward's latest mean, its change, its influence, its seconds and its sparkline."""
         if not self._history:
-            return "–", "–", ""
+            return "–", "–", "", "", ""
         means = [line[f"reward/{label}/mean"] for line in self._history]
         change = means[-1] - means[0]
         colour = "green" if change > 0 else "red" if change < 0 else "dim"
-        last = plus_minus(self._history[-1], label)
-        return last, f"[{colour}]{change:+.3g}[/]", f"[{colour}]{sparkline(means)}[/]"
+        last = self._history[-1]
+        seconds = f"{last.get(f'seconds/reward/{label}', 0.0):.1f} s"
+        curve = f"[{colour}]{sparkline(means)}[/]"
+        return plus_minus(last, label), f"[{colour}]{change:+.3g}[/]", standing(last, label), seconds, curve
 
     def _seconds(self) -> RenderableType:
         from rich.text import Text

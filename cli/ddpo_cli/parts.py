@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ddpo_cli import specs
+from ddpo_cli import constraints, specs
 from ddpo_cli.settings import RunConfig
+from ddpo_cli.tasks import TaskText, tasks_of
 from ddpo_core import spec as grammar
 from ddpo_core.errors import EnvironmentFault, UsageError
 
@@ -15,10 +17,9 @@ if TYPE_CHECKING:
 
     from ddpo_core.advantages import Normaliser
     from ddpo_core.discovery import Registry
-    from ddpo_core.prompts import PromptStream
     from ddpo_core.protocols import Denoiser, Estimator, PromptSet, Sampler
     from ddpo_core.rewards import Objective, Term
-    from ddpo_core.training import Settings
+    from ddpo_core.training import Settings, Task
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,17 @@ class Parts:
 
     model: Model
     estimator: Estimator
-    objective: Objective
+    tasks: Sequence[Task]
     normaliser: Normaliser
-    prompt_set: PromptSet
-    prompts: PromptStream
+    prompt_sets: Sequence[PromptSet]  # of each task
     settings: Settings
+
+    def some_prompts(self, count: int) -> PromptSet:
+        """What to draw pictures of: the prompt set, or where there are several, some prompts of each."""
+        if len(self.prompt_sets) == 1:
+            return self.prompt_sets[0]
+        share = -(-count // len(self.prompt_sets))
+        return [each[place * len(each) // share] for each in self.prompt_sets for place in range(share)]
 
 
 def require_torch() -> None:
@@ -106,32 +113,54 @@ def build(config: RunConfig, registry: Registry) -> Parts:
     """Everything, rewards first: a missing judge is known before a large model is loaded."""
     from ddpo_core.advantages import Normaliser
     from ddpo_core.prompts import PromptStream
-    from ddpo_core.rewards import Objective
+    from ddpo_core.training import Task
 
-    terms = [_term(registry, text, watched=False) for text in config.reward]
-    terms += [_term(registry, text, watched=True) for text in config.watch]
-    prompt_set = load_prompts(config, registry)
+    written = tasks_of(config)
+    prompt_sets = [load_prompts(task.prompts, task.prompt, registry) for task in written]
+    tasks = [
+        Task(
+            PromptStream(prompt_set, seed=config.seed, group_size=config.group_size),
+            make_objective(config, registry, task, with_watched=task is written[0]),
+            task.name,
+        )
+        for task, prompt_set in zip(written, prompt_sets, strict=True)
+    ]
     estimator = registry.build("estimator", specs.find(registry, "estimator", config.estimator).spec)
     over, options = specs.advantage_options(config.advantages)
     buffers = {key: options[key] for key in ("buffer_size", "min_count") if key in options}
     return Parts(
         model=load_model(config, registry),
         estimator=estimator,
-        objective=Objective(terms),
+        tasks=tasks,
         normaliser=Normaliser(over, **buffers),  # type: ignore[arg-type]  # `specs` has checked the name
-        prompt_set=prompt_set,
-        prompts=PromptStream(prompt_set, seed=config.seed, group_size=specs.group_size(config.advantages)),
+        prompt_sets=prompt_sets,
         settings=settings_of(config),
     )
 
 
-def load_prompts(config: RunConfig, registry: Registry) -> PromptSet:
+def make_objective(config: RunConfig, registry: Registry, task: TaskText, *, with_watched: bool) -> Objective:
+    """A task's rewards, those that are only watched, and the constraints on any of them."""
+    from ddpo_core.mixing import GDPO, MIXERS
+    from ddpo_core.rewards import Objective
+
+    terms = [make_term(registry, text, watched=False) for text in task.reward]
+    terms += [make_term(registry, text, watched=True) for text in config.watch if with_watched]
+    labels = {term.label for term in terms}
+    bounds = (constraints.split(text)[1] for text in config.constraint)
+    return Objective(
+        terms,
+        MIXERS.get(config.mixer, GDPO)(),  # tasks that take turns mix the rewards of one task as gdpo does
+        [constraint for constraint in bounds if constraint.label in labels],
+    )
+
+
+def load_prompts(named: str, typed: Sequence[str], registry: Registry) -> PromptSet:
     """The prompt set that was named, or the prompts that were typed."""
     from ddpo_core.types import Prompt
 
-    if config.prompt:
-        return [Prompt(text) for text in config.prompt]
-    prompt_set: PromptSet = registry.build("prompts", specs.find(registry, "prompts", config.prompts).spec)
+    if typed:
+        return [Prompt(text) for text in typed]
+    prompt_set: PromptSet = registry.build("prompts", specs.find(registry, "prompts", named).spec)
     return prompt_set
 
 
@@ -144,7 +173,8 @@ def settings_of(config: RunConfig) -> Settings:
     return Settings(**{f.name: getattr(config, f.name) for f in fields(Settings) if hasattr(config, f.name)})
 
 
-def _term(registry: Registry, text: str, *, watched: bool) -> Term:
+def make_term(registry: Registry, text: str, *, watched: bool) -> Term:
+    """A reward, built, as a term of an objective."""
     from ddpo_core.rewards import Term
 
     spec = grammar.parse(text, weighted=True)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpo_cli import specs
+from ddpo_cli import specs, tasks
 from ddpo_cli.resolve import Resolved
 from ddpo_cli.settings import RunConfig
 from ddpo_core.denoisers.lora import lora_layers
@@ -52,6 +52,7 @@ class Plan:
 
     samples_per_epoch: int
     samples: int
+    reward_queries: int  # samples scored by a reward that is trained on
     updates: int
     samples_per_update: int
     per_epoch: Evaluations
@@ -66,14 +67,19 @@ def make_plan(config: RunConfig, registry: Registry) -> Plan:
     share = float(options.get("timestep_fraction", 1.0) or 1.0)
     rounds = int(options.get("inner_epochs", 1) or 1)
     steps = max(1, round(config.num_steps * share))
+    turns = tasks.tasks_of(config)
+    samples = config.samples_per_epoch * len(turns)
+    # a mixer of gradients sends every sample back once for each reward
+    backward = max(len(turns[0].reward), 1) if config.mixer == "pcgrad" else 1
     per_epoch = Evaluations(
-        sampling=config.samples_per_epoch * config.num_steps * passes,
-        training=config.samples_per_epoch * steps * rounds * passes,
+        sampling=samples * config.num_steps * passes,
+        training=samples * steps * rounds * passes * backward,
     )
     return Plan(
-        samples_per_epoch=config.samples_per_epoch,
-        samples=config.samples_per_epoch * config.epochs,
-        updates=config.updates_per_epoch * config.epochs,
+        samples_per_epoch=samples,
+        samples=samples * config.epochs,
+        reward_queries=config.samples_per_epoch * config.epochs * len(tasks.rewards_of(config)),
+        updates=config.updates_per_epoch * config.epochs * len(turns),
         samples_per_update=config.samples_per_epoch // config.updates_per_epoch,
         per_epoch=per_epoch,
         in_all=Evaluations(per_epoch.sampling * config.epochs, per_epoch.training * config.epochs),

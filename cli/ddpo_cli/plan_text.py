@@ -48,9 +48,8 @@ def _row(name: str, value: str, note: str = "") -> str:
 
 def _work(plan: Plan, config: RunConfig) -> Iterator[str]:
     yield "Work"
-    yield _row(
-        "samples, reward queries", f"{plan.samples:,}", f"{plan.samples_per_epoch:,} × {config.epochs} epochs"
-    )
+    yield _row("samples", f"{plan.samples:,}", f"{plan.samples_per_epoch:,} × {config.epochs} epochs")
+    yield _row("reward queries", f"{plan.reward_queries:,}")
     updates = f"{config.updates_per_epoch} × {config.epochs} epochs, {plan.samples_per_update:,} samples each"
     yield _row("updates", f"{plan.updates:,}", updates)
     both = "two a step, for guidance" if config.guidance_scale != 1 else "one a step, no guidance"

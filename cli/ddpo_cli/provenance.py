@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpo_cli import specs
+from ddpo_cli import specs, tasks
 from ddpo_cli.settings import RunConfig
 from ddpo_core import spec as grammar
-from ddpo_core.errors import UsageError
+from ddpo_core.errors import EnvironmentFault, UsageError
+from ddpo_core.judges import locate, sha256
 
 if TYPE_CHECKING:
     from ddpo_core.discovery import Registry
@@ -25,11 +26,12 @@ HASHED_END = 1 << 16
 def describe(config: RunConfig, registry: Registry) -> dict[str, Any]:
     """The record of a run's parts."""
     rewards = {}
-    for text in (*config.reward, *config.watch):
+    trained = tasks.rewards_of(config)
+    for text in (*trained, *config.watch):
         found = specs.find(registry, "reward", text)
         rewards[found.spec.label] = {
             **_part(registry, "reward", text),
-            "weight": found.spec.weight if text in config.reward else 0,
+            "weight": found.spec.weight if text in trained else 0,
             "unit": found.info.unit,
             "higher_is": found.info.higher_is,
         }
@@ -53,6 +55,7 @@ def environment() -> dict[str, str]:
 def _part(registry: Registry, kind: str, text: str) -> dict[str, Any]:
     found = specs.find(registry, kind, text)
     weights = {item.name: item.sha256 for item in getattr(found.info, "weights", ()) if item.sha256}
+    weights |= dict(_judges(found.spec.options)) if kind == "reward" else {}
     pretrained = found.spec.options.get("pretrained")
     if isinstance(pretrained, str) and Path(pretrained).is_dir():
         weights["pretrained"] = fingerprint(Path(pretrained))
@@ -62,6 +65,19 @@ def _part(registry: Registry, kind: str, text: str) -> dict[str, Any]:
         "version": found.version or _file_version(found.source),
         "weights": weights,
     }
+
+
+def _judges(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The weights that a reward's options name on this machine: option and fingerprint."""
+    for key, value in options.items():
+        try:
+            place = Path(locate(value)) if isinstance(value, str) and len(value) < 1000 else None
+        except EnvironmentFault:  # said with more words where the reward is built
+            continue
+        if place is not None and place.is_dir():
+            yield key, fingerprint(place)
+        elif place is not None and place.is_file():
+            yield key, sha256(place)
 
 
 def _file_version(source: str) -> str:
@@ -105,4 +121,4 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]
 
 def labels(config: RunConfig) -> dict[str, float]:
     """Label → weight of the rewards that are trained on."""
-    return {spec.label: spec.weight for spec in grammar.parse_all(config.reward, weighted=True)}
+    return {spec.label: spec.weight for spec in grammar.parse_all(tasks.rewards_of(config), weighted=True)}

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpo_cli import presets, specs
+from ddpo_cli import constraints, presets, specs, tasks
 from ddpo_cli.nearest import did_you_mean
 from ddpo_cli.settings import DERIVED, RunConfig, Setting, declared
 from ddpo_core.batches import check_batches
@@ -137,6 +137,13 @@ def _updates(values: Mapping[str, Any], registry: Registry) -> tuple[object, str
     return info.updates_per_epoch, f"estimator {info.name}"
 
 
+def _group_size(values: Mapping[str, Any], registry: Registry) -> tuple[object, str]:
+    rewards = [*values["reward"], *values["watch"]]
+    rewards += [reward for text in values["task"] for reward in tasks.parse(text).reward]
+    rewards += [str(constraints.split(text)[0]) for text in values["constraint"]]
+    return specs.group_size(registry, values["advantages"], rewards)
+
+
 def _train_batch_size(values: Mapping[str, Any], registry: Registry) -> tuple[object, str]:
     """As many as are sampled at a time, or the nearest lower number that divides an update's samples."""
     share = max(1, values["samples_per_epoch"] // values["updates_per_epoch"])
@@ -152,6 +159,7 @@ DERIVATIONS: Mapping[str, Derivation] = {
     "prompts": _prompts,
     "lora_alpha": _lora_alpha,
     "updates_per_epoch": _updates,
+    "group_size": _group_size,
     "train_batch_size": _train_batch_size,
     "learning_rate": _learning_rate,
 }
@@ -192,6 +200,11 @@ def _texts(origin: str, setting: Setting, value: object) -> tuple[str, ...]:
         raise UsageError(_wrong(origin, setting, "a list of texts", value))
     texts = []
     for item in items:
+        if setting.name == "task" and isinstance(item, dict):
+            item = tasks.from_table(f"{origin}: [[task]]", item)
+        if setting.name == "task" and isinstance(item, str) and item.endswith(".toml"):
+            texts += tasks.from_file(Path(item))
+            continue
         if isinstance(item, dict) and setting.name in ("reward", "watch"):
             item = specs.from_table(f"{origin}: [[{setting.name}]]", item)
         if not isinstance(item, str):
@@ -225,12 +238,17 @@ def _wrong(origin: str, setting: Setting, expected: str, value: object) -> str:
 
 def _check(config: RunConfig, origins: Mapping[str, str], registry: Registry) -> None:
     """What no single value can be blamed for."""
-    if not config.reward:
+    if config.reward and config.task:
+        raise UsageError(
+            "--reward and --task were both given; a run has rewards, or tasks that have them",
+            hint='make the rewards a task of their own: --task "--reward NAME"',
+        )
+    if not config.reward and not config.task:
         raise UsageError(
             "no reward to train towards",
             hint="add --reward NAME, for instance --reward jpeg; `ddpo rewards list` shows what is installed",
         )
-    if not (config.prompts or config.prompt):
+    if not all(task.prompts or task.prompt for task in tasks.tasks_of(config)):
         raise UsageError(
             f"model '{config.model}' has no prompt set of its own",
             hint="add --prompts NAME (see `ddpo prompts list`) or --prompt TEXT",
@@ -249,5 +267,5 @@ def _check(config: RunConfig, origins: Mapping[str, str], registry: Registry) ->
         sample_batch_size=config.sample_batch_size,
         train_batch_size=config.train_batch_size,
         updates_per_epoch=config.updates_per_epoch,
-        group_size=specs.group_size(config.advantages),
+        group_size=config.group_size,
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ddpo_cli import grids, parts, provenance, report
 from ddpo_cli.interrupt import Interrupt
 from ddpo_cli.live import Header, View
+from ddpo_cli.records import Record, records_of
 from ddpo_cli.resolve import Resolved
 from ddpo_cli.run_folder import RunFolder
 from ddpo_cli.trackers import NoTracker, Tracker, make_tracker
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from ddpo_core.denoising import Policy
     from ddpo_core.discovery import Registry
     from ddpo_core.training import Epoch, Progress
+
+RECORDED = 8  # samples of each epoch
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ class Session:
         self.accelerator = self.parts.model.accelerator
         self.is_main = bool(self.accelerator.is_main_process)
         self.view: View = view if self.is_main else Silent()
-        self.plan = grids.plan_grid(self.parts.prompt_set, self.config.image_count, self.config.seed)
+        count = self.config.image_count
+        self.plan = grids.plan_grid(self.parts.some_prompts(count), count, self.config.seed)
         self.tracker: Tracker = NoTracker()
 
     def run(self, header: Header, resume_at: int | None) -> Outcome:
@@ -85,14 +89,13 @@ class Session:
         state = None if resume_at is None else checkpoint.load(self.folder.checkpoint(resume_at))
         if state is None and self.is_main:
             with self.accelerator.autocast():
-                self._draw(0, self._policy())
+                self._record(0, [], self._draw(0, self._policy()))
         run = train(
             denoiser=self.parts.model.denoiser,
             sampler=self.parts.model.sampler,
             estimator=self.parts.estimator,
-            objective=self.parts.objective,
+            tasks=self.parts.tasks,
             normaliser=self.parts.normaliser,
-            prompts=self.parts.prompts,
             settings=self.parts.settings,
             state=state,
             accelerator=self.accelerator,
@@ -132,8 +135,9 @@ class Session:
         self.folder.append_metrics(epoch.metrics)
         self.tracker.scalars(epoch.number, epoch.metrics)
         every = self.config.images_every
-        if last or (every and epoch.number % every == 0):
-            self._draw(epoch.number, epoch.policy)
+        is_drawn = last or (every and epoch.number % every == 0)
+        grid = self._draw(epoch.number, epoch.policy) if is_drawn else []
+        self._record(epoch.number, self._samples(epoch), grid)
         if state is not None:
             self._save(state)
         self.view.epoch(epoch.metrics)
@@ -150,10 +154,26 @@ class Session:
         self.folder.prune_checkpoints(self.weights, self.config.checkpoint_keep)
         report.write_report(self.folder)
 
-    def _draw(self, epoch: int, policy: Policy) -> None:
+    def _draw(self, epoch: int, policy: Policy) -> list[Record]:
+        """Draw the grid, keep it, and ask the rewards what they say of it."""
         images = grids.draw(policy, self.plan, self.config.sample_batch_size)
         grids.save_grid(self.folder, epoch, images, self.plan)
         self.tracker.images(epoch, images, [prompt.text for prompt in self.plan.prompts])
+        terms = [term for task in self.parts.tasks for term in task.objective.terms]
+        return grids.judge(terms, images, self.plan)
+
+    def _samples(self, epoch: Epoch) -> list[Record]:
+        """The first few samples of every task, and what was said of them."""
+        share = -(-RECORDED // len(epoch.rounds))
+        return [
+            {"task": each.task, **record} if len(epoch.rounds) > 1 else record
+            for each in epoch.rounds
+            for record in records_of(each.judged.trajectory.prompts, each.judged.seeds, each.scores, share)
+        ]
+
+    def _record(self, epoch: int, samples: list[Record], grid: list[Record]) -> None:
+        record = {"epoch": epoch, "samples": samples, **({"grid": grid} if grid else {})}
+        self.folder.write_json(self.folder.record(epoch), record)
 
     def _policy(self) -> Policy:
         from ddpo_core.denoising import Policy

@@ -71,6 +71,25 @@ class RunConfig:
     watch: tuple[str, ...] = setting(
         (), "Score this reward too, without training on it.", WHAT, metavar="SPEC"
     )
+    mixer: str = setting(
+        "gdpo",
+        "How several rewards become one step: standardised and added (gdpo), added raw (sum), one after the"
+        " other (sequential), or without contradiction (pcgrad).",
+        WHAT,
+        choices=("gdpo", "sum", "sequential", "pcgrad"),
+    )
+    constraint: tuple[str, ...] = setting(
+        (),
+        "Keep a reward's mean at NAME,min=…or max=…; its weight grows while it is not.",
+        WHAT,
+        metavar="SPEC",
+    )
+    task: tuple[str, ...] = setting(
+        (),
+        'Rewards with prompts of their own, which take turns: "--reward … --prompts …", or a TOML file.',
+        WHAT,
+        metavar="TEXT|FILE",
+    )
     model: str = setting("pocket", "The model: a name, a folder or a hub id.", WHAT, metavar="SPEC")
     prompts: str = setting(
         DERIVED, "Prompt set or file to draw from (default: the model's own).", WHAT, metavar="SPEC"
@@ -94,13 +113,21 @@ class RunConfig:
     guidance_scale: float = setting(
         5.0, "Classifier-free guidance, in sampling and in training alike; 1: none.", SAMPLING, minimum=0
     )
-    samples_per_epoch: int = setting(64, "Pictures between two rounds of updates.", SAMPLING, minimum=1)
+    samples_per_epoch: int = setting(
+        64, "Pictures between two rounds of updates, for each task.", SAMPLING, minimum=1
+    )
+    group_size: int = setting(
+        DERIVED,
+        "Pictures of each prompt drawn together (default: 1, or what a reward of groups wants).",
+        SAMPLING,
+        minimum=1,
+    )
     sample_batch_size: int = setting(8, "Pictures denoised at a time.", SAMPLING, minimum=1)
 
     estimator: str = setting("ddpo-is", "How scores become a gradient.", LEARNING, metavar="SPEC")
     advantages: str = setting(
         "prompt",
-        "How scores are standardised: prompt, batch or group, with options.",
+        "How scores are standardised: over prompt, batch or group, with options; or raw.",
         LEARNING,
         metavar="SPEC",
     )

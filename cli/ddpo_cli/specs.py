@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddpo_cli import constraints, tasks
 from ddpo_cli.nearest import did_you_mean
 from ddpo_cli.settings import RunConfig
 from ddpo_core import spec as grammar
@@ -42,6 +43,7 @@ ADVANTAGES = {
         factory="ddpo_core.advantages:Normaliser",
         options=(Option(name="size", type="int", default=8, minimum=2, help="samples of each prompt"),),
     ),
+    "raw": Info(name="raw", summary="scores as they are", factory="ddpo_core.advantages:Normaliser"),
 }
 
 
@@ -129,10 +131,21 @@ def canonical(config: RunConfig, registry: Registry) -> RunConfig:
 
     Raises `UnknownName`, `SpecError` or `BrokenPlugin` for what is not installed or not an option of it.
     """
+    reward = [_reward(registry, config.model, text) for text in config.reward]
+    watch = [_reward(registry, config.model, text) for text in config.watch]
+    task = [_task(registry, config.model, text) for text in config.task]
+    labels = [
+        grammar.parse(text, weighted=True).label
+        for text in (*reward, *watch, *(text for each in task for text in each.reward))
+    ]
+    constraint, unscored = constraints.separate(config.constraint, labels)
+    watch += [_reward(registry, config.model, text) for text in unscored]
     config = replace(
         config,
-        reward=tuple(_reward(registry, config.model, text) for text in config.reward),
-        watch=tuple(_reward(registry, config.model, text) for text in config.watch),
+        reward=tuple(reward),
+        watch=tuple(watch),
+        constraint=tuple(constraint),
+        task=tuple(map(str, task)),
         model=_canonical(registry, "model", config.model),
         sampler=_canonical(registry, "sampler", config.sampler),
         estimator=_canonical(registry, "estimator", config.estimator),
@@ -143,8 +156,18 @@ def canonical(config: RunConfig, registry: Registry) -> RunConfig:
     for watched in (grammar.parse(text, weighted=True) for text in config.watch):
         if watched.weight != 1:
             raise watched.error("--watch scores without training, so it takes no weight")
-    grammar.parse_all((*config.reward, *config.watch), weighted=True)  # refuses two with one label
+    # refuses two with one label
+    grammar.parse_all((*tasks.rewards_of(config), *config.watch), weighted=True)
     return config
+
+
+def _task(registry: Registry, model: str, text: str) -> tasks.TaskText:
+    task = tasks.parse(text)
+    return replace(
+        task,
+        reward=tuple(_reward(registry, model, reward) for reward in task.reward),
+        prompts=_canonical(registry, "prompts", task.prompts) if task.prompts else "",
+    )
 
 
 def _reward(registry: Registry, model: str, text: str) -> str:
@@ -179,10 +202,14 @@ def advantage_options(text: str) -> tuple[str, dict[str, Any]]:
     return spec.name, {**defaults, **spec.options}
 
 
-def group_size(text: str) -> int:
-    """Samples of one prompt that are drawn together: 1 unless `--advantages group`."""
-    over, options = advantage_options(text)
-    return int(options["size"]) if over == "group" else 1
+def group_size(registry: Registry, advantages: str, rewards: Sequence[str]) -> tuple[int, str]:
+    """Samples of one prompt that are drawn together, and who wants that."""
+    over, options = advantage_options(advantages)
+    wanted = [(int(options["size"]), f"advantages {advantages}")] if over == "group" else []
+    for info in (find(registry, "reward", text).info for text in rewards):
+        if info.scope == "group":
+            wanted.append((info.group_size, f"reward {info.name}"))
+    return max(wanted, default=(1, "default"))
 
 
 def all_options(registry: Registry, kind: str, text: str) -> dict[str, Any]:

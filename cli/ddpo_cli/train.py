@@ -17,6 +17,7 @@ from ddpo_cli.live import Header, make_view
 from ddpo_cli.resolve import CLIP_RANGE, Layer, Resolved, from_file, from_preset, resolve
 from ddpo_cli.run_folder import RunFolder
 from ddpo_cli.settings import RunConfig, declared
+from ddpo_cli.tasks import TaskText, tasks_of
 from ddpo_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def train(
     """Fine-tune a text-to-image model towards one or more rewards.
 
     ddpo train --reward jpeg
-    ddpo train --reward aesthetic:0.5 --reward jpeg:-1,quality=80 --preset paper/aesthetic
+    ddpo train --reward aesthetic:0.5 --reward align:0.5
+    ddpo train --reward align --constraint aesthetic,min=5.5
     ddpo train --resume runs/mine
     """
     rehearsal = Rehearsal(measure, json) if dry_run else None
@@ -212,13 +214,18 @@ def make_header(folder: RunFolder, config: RunConfig, plugins: dict[str, Any]) -
     trained = f"LoRA of rank {config.lora_rank}" if config.lora_rank else "all weights"
     sampling = f"{config.sampler}, {config.num_steps} steps, guidance {config.guidance_scale:g}"
     epoch = f"{config.samples_per_epoch} samples, {config.updates_per_epoch} updates"
+    turns = tasks_of(config)
     facts = [
         ("model", f"{config.model} · {model['distribution']} {model['version']} · {trained}"),
-        ("prompts", config.prompts or f"{len(config.prompt)} typed"),
+        *((("prompts" if len(turns) == 1 else f"task {turn.name}"), _drawn_from(turn)) for turn in turns),
         ("learning", f"{config.estimator} · {sampling}"),
         ("an epoch", f"{epoch}, learning rate {config.learning_rate:g}, seed {config.seed}"),
     ]
     return Header(str(folder.root), config.epochs, rewards, facts)
+
+
+def _drawn_from(turn: TaskText) -> str:
+    return turn.prompts or f"{len(turn.prompt)} typed"
 
 
 def _reward_line(part: dict[str, Any]) -> str:

@@ -18,6 +18,13 @@ def ddpo_rewards():
         higher_is="brighter pictures",
         options=(Option(name="gamma", type="float", default=1.0),),
     )
+    yield RewardInfo(
+        name="variety",
+        summary="how far the images of one prompt are apart",
+        factory="toy_world:variety",
+        scope="group",
+        group_size=4,
+    )
     yield RewardInfo(name="stops", summary="says Ctrl-C, or crashes", factory="toy_world:Stops")
 
 
@@ -30,6 +37,18 @@ def ddpo_models():
         prompts="animals",
         defaults={"num_steps": 4, "guidance_scale": 1.0, "learning_rate": 0.01},
     )
+    yield ModelInfo(
+        name="dim-toy",
+        summary="the toy, whose pictures are judged with a gamma of 3",
+        factory="toy_world:load",
+        prompts="animals",
+        judges={"brightness": {"gamma": 3.0, "not-an-option": 1}},
+    )
+
+
+def variety():
+    """A reward of groups that needs no class."""
+    return lambda images, prompts: (images - images.mean(0)).square().mean((1, 2, 3))
 
 
 class Brightness:

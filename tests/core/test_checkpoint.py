@@ -20,7 +20,8 @@ def state(epoch, weight=1.0):
         },
         scaler={"scale": 65536.0},
         normaliser={"jpeg": {"a cat": [-1.5, -2.0]}},
-        prompts={"position": 17},
+        prompts={"all": {"position": 17}},
+        multipliers={"all": {"jpeg": [0.5, 0.0]}},
         random=[capture_random()],
     )
 
@@ -30,7 +31,7 @@ def test_a_state_comes_back_as_it_was(tmp_path):
     loaded = checkpoint.load(checkpoint.save(tmp_path, saved))
     assert torch.equal(loaded.weights["layer.lora_A"], saved.weights["layer.lora_A"])
     assert torch.equal(loaded.optimizer["state"][0]["exp_avg"], torch.ones(2, 3))
-    rest = ("epoch", "reward_queries", "scaler", "normaliser", "prompts", "random")
+    rest = ("epoch", "reward_queries", "scaler", "normaliser", "prompts", "multipliers", "random")
     assert all(getattr(loaded, name) == getattr(saved, name) for name in rest)
 
 

@@ -39,5 +39,11 @@ def test_two_processes_and_one_with_the_union_batch_end_with_the_same_weights(on
 
 def test_two_processes_report_the_metrics_of_the_whole_round(one_and_two):
     for alone, together in zip(*map(metrics, one_and_two), strict=True):
-        for name in ("reward_queries", "reward/bright/mean", "reward/bright/stderr", "loss", "grad_norm"):
+        for name in (
+            "reward_queries",
+            "reward/bright/mean",
+            "reward/varied/mean",
+            "reward/varied/stderr",
+            "loss",
+        ):
             assert together[name] == pytest.approx(alone[name], rel=1e-3, abs=1e-6), name

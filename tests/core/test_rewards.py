@@ -12,6 +12,7 @@ from ddpo_core.types import Prompt, Scores
 
 PROMPTS = [Prompt("a cat"), Prompt("a dog"), Prompt("a cat")]
 IMAGES = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 3, 2, 2) / 4
+GROUPED = [Prompt("a cat"), Prompt("a cat"), Prompt("a dog")]
 
 
 def objective(reward, *, label="mine", scope="sample", on_error="raise", weight=1.0):
@@ -103,10 +104,10 @@ def test_a_group_reward_sees_all_images_of_one_prompt_and_no_others():
         seen.append([prompt.text for prompt in prompts])
         return [float(len(prompts))] * len(prompts)
 
-    with Judging(objective(group, scope="group")) as judging:
+    with Judging(objective(group, scope="group"), group_size=2) as judging:
         for row in range(3):
-            judging.submit(IMAGES[row : row + 1], PROMPTS[row : row + 1])
-        assert judging.finish()["mine"].values.tolist() == [2, 1, 2]
+            judging.submit(IMAGES[row : row + 1], GROUPED[row : row + 1])
+        assert judging.finish()["mine"].values.tolist() == [2, 2, 1]
     assert seen == [["a cat", "a cat"], ["a dog"]]
 
 

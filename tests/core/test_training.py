@@ -8,16 +8,18 @@ import torch
 
 from ddpo_core import checkpoint
 from ddpo_core.advantages import Normaliser
+from ddpo_core.constraints import Constraint
 from ddpo_core.denoisers.stable_diffusion import load
 from ddpo_core.errors import RunError, SelfCheckError, UsageError
 from ddpo_core.estimators.ddpo import ImportanceSampling, ScoreFunction
 from ddpo_core.info import RewardInfo
+from ddpo_core.mixing import MIXERS
 from ddpo_core.prompts import PromptStream
 from ddpo_core.rewards import Objective, Term
 from ddpo_core.samplers.ddim import DDIM
 from ddpo_core.testing import ToyDenoiser
-from ddpo_core.training import Settings, train
-from ddpo_core.types import Prompt
+from ddpo_core.training import Settings, Task, train
+from ddpo_core.types import Prompt, Scores
 
 SETTINGS = Settings(
     epochs=4,
@@ -45,11 +47,12 @@ def parts(folder, **changes):
         changes["denoiser"] = load(pretrained=str(folder))
         changes["denoiser"].adapt(lora_rank=2)
     prompt_set = [Prompt("a cat"), Prompt("a dog"), Prompt("an ant")]
+    prompts = changes.pop("prompts", PromptStream(prompt_set, seed=0))
+    objective = changes.pop("objective", objective_of())
     return {
         "sampler": DDIM(),
         "estimator": ImportanceSampling(),
-        "objective": objective_of(),
-        "prompts": PromptStream(prompt_set, seed=0),
+        "tasks": [Task(prompts, objective)],
         "normaliser": Normaliser("prompt", buffer_size=8, min_count=4),
         "settings": SETTINGS,
         **changes,
@@ -76,7 +79,7 @@ def test_an_epoch_reports_what_the_documentation_promises(tiny_pipeline):
         *("grad_norm", "seconds/rollout", "seconds/scores", "seconds/update"),
     }
     assert promised <= set(epochs[0].metrics)
-    values = epochs[0].judged.rewards["bright"]
+    values = epochs[0].rounds[0].judged.rewards["bright"]
     assert epochs[0].metrics["reward/bright/mean"] == pytest.approx(values.mean())
     assert epochs[0].metrics["reward/bright/stderr"] == pytest.approx(values.std(ddof=1) / np.sqrt(8))
     assert epochs[0].metrics["reward/bright/share"] == 1
@@ -241,3 +244,105 @@ def test_half_precision_keeps_ratio_one_before_the_first_update(tiny_pipeline, m
     settings = replace(SETTINGS, epochs=1, mixed_precision=mixed_precision, train_batch_size=4)
     (epoch,) = train(**parts(tiny_pipeline, settings=settings))
     assert epoch.metrics["self_check/ratio_error"] <= 1e-5
+
+
+# several rewards, several tasks
+
+
+def term(label, reward, weight=1.0, **info):
+    return Term(label, weight, reward, RewardInfo(name=label, summary="", factory="", **info))
+
+
+def redness(images, prompts):
+    return images[:, 0].mean((1, 2)) - images[:, 2].mean((1, 2))
+
+
+def test_tasks_take_turns_each_with_its_own_prompts_rewards_and_updates(tiny_pipeline):
+    cats, dogs = (PromptStream([Prompt(text)], seed=0) for text in ("a cat", "a dog"))
+    tasks = [
+        Task(cats, Objective([term("bright", brightness)]), "cats"),
+        Task(dogs, Objective([term("red", redness)]), "dogs"),
+    ]
+    run = parts(tiny_pipeline, settings=replace(SETTINGS, epochs=1))
+    steps = []
+    run["on_progress"] = lambda progress: steps.append((progress.phase, progress.done))
+    (epoch,) = train(**{**run, "tasks": tasks})
+    assert [(r.task, {p.text for p in r.judged.trajectory.prompts}) for r in epoch.rounds] == [
+        ("cats", {"a cat"}),
+        ("dogs", {"a dog"}),
+    ]
+    assert [set(r.scores) for r in epoch.rounds] == [{"bright"}, {"red"}]
+    assert len([step for step in steps if step[0] == "update"]) == 2 * SETTINGS.updates_per_epoch
+    assert epoch.metrics["reward_queries"] == 2 * SETTINGS.samples_per_epoch
+    noise = [r.judged.trajectory.latents[:, 0] for r in epoch.rounds]
+    assert not torch.equal(noise[0], noise[1])  # no two tasks share noise
+
+
+def test_two_rewards_of_one_name_are_refused_also_in_two_tasks(tiny_pipeline):
+    run = parts(tiny_pipeline)
+    tasks = [replace(run["tasks"][0], name=name) for name in ("one", "two")]
+    with pytest.raises(UsageError, match="two rewards are both called 'bright'"):
+        next(train(**{**run, "tasks": tasks}))
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_every_mixer_trains_and_reports_shares_that_sum_to_one(tiny_pipeline, name):
+    objective = Objective([term("bright", brightness), term("red", redness, 0.5)], MIXERS[name]())
+    (epoch,) = train(**parts(tiny_pipeline, settings=replace(SETTINGS, epochs=1), objective=objective))
+    shares = [epoch.metrics[f"reward/{label}/share"] for label in ("bright", "red")]
+    assert sum(shares) == pytest.approx(1)
+    assert epoch.metrics["reward_queries"] == 2 * SETTINGS.samples_per_epoch
+    assert -1 <= epoch.metrics["correlation/bright~red"] <= 1
+
+
+def test_pcgrad_of_one_reward_is_plain_training(tiny_pipeline):
+    """Two directions whose gradients agree: bright, and bright again. Their sum is twice the one gradient."""
+    settings = replace(SETTINGS, epochs=1, max_grad_norm=1e9)
+    twice = Objective([term("bright", brightness), term("again", brightness)], MIXERS["pcgrad"]())
+    (plain,) = train(**parts(tiny_pipeline, settings=settings))
+    (surgery,) = train(**parts(tiny_pipeline, settings=settings, objective=twice))
+    assert surgery.metrics["grad_norm"] == pytest.approx(2 * plain.metrics["grad_norm"], rel=1e-2)
+
+
+def test_a_broken_constraint_gains_weight_and_the_weight_survives_an_interruption(tiny_pipeline, tmp_path):
+    def fresh():
+        bounded = Objective(
+            [term("bright", brightness), term("red", redness, 0.0)],
+            constraints=[Constraint("red", minimum=10.0, rate=0.001)],
+        )
+        return parts(tiny_pipeline, settings=replace(SETTINGS, epochs=3), objective=bounded)
+
+    whole = list(train(**fresh()))
+    weights = [epoch.metrics["constraint/red/weight"] for epoch in whole]
+    assert 0 < weights[0] < weights[1] <= weights[2] <= 10
+    assert whole[0].metrics["reward/red/share"] > 0
+    first = next(train(**fresh()))
+    folder = checkpoint.save(tmp_path, first.capture())
+    rest = list(train(**fresh(), state=checkpoint.load(folder)))
+    assert [timeless(epoch.metrics) for epoch in rest] == [timeless(epoch.metrics) for epoch in whole[1:]]
+
+
+def test_a_constraint_needs_a_reward_of_its_name():
+    with pytest.raises(UsageError, match="the constraint on red expects one of the rewards bright"):
+        Objective([term("bright", brightness)], constraints=[Constraint("red", minimum=1.0)])
+
+
+def test_a_group_reward_reports_its_levels_and_trains_on_its_credits(tiny_pipeline):
+    def judge(images, prompts):
+        assert len(images) == 4 and len({prompt.text for prompt in prompts}) == 1
+        return Scores(brightness(images, prompts).double().numpy(), levels=np.full(4, -7.0))
+
+    stream = PromptStream([Prompt("a cat"), Prompt("a dog")], seed=0, group_size=4)
+    objective = Objective([term("fair", judge, scope="group", group_size=4)])
+    settings = replace(SETTINGS, epochs=1)
+    (epoch,) = train(**parts(tiny_pipeline, settings=settings, objective=objective, prompts=stream))
+    assert epoch.metrics["reward/fair/mean"] == -7
+    assert epoch.metrics["reward/fair/stderr"] == 0
+    assert epoch.rounds[0].judged.advantages.abs().max() > 0
+
+
+def test_a_group_reward_without_groups_is_refused_with_what_to_type(tiny_pipeline):
+    objective = Objective([term("fair", brightness, scope="group", group_size=16)])
+    with pytest.raises(UsageError, match="judges the images of one prompt together") as refused:
+        next(train(**parts(tiny_pipeline, objective=objective)))
+    assert "--group-size 16" in refused.value.hint

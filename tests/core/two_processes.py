@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -16,12 +17,18 @@ from ddpo_core.info import RewardInfo
 from ddpo_core.prompts import PromptStream
 from ddpo_core.rewards import Objective, Term
 from ddpo_core.samplers.ddim import DDIM
-from ddpo_core.training import Settings, train
-from ddpo_core.types import Prompt
+from ddpo_core.training import Settings, Task, train
+from ddpo_core.types import Prompt, Scores
 
 
 def brightness(images: torch.Tensor, prompts: object) -> torch.Tensor:
     return images.mean((1, 2, 3))
+
+
+def variety(images: torch.Tensor, prompts: object) -> Scores:
+    """How far each image of a group is from the group's mean: it has to see whole groups."""
+    credits = (images - images.mean(0)).square().mean((1, 2, 3)) * images.mean((1, 2, 3))
+    return Scores(credits.double().numpy(), levels=np.full(len(images), float(credits.sum())))
 
 
 def run(model_folder: Path, out: Path, *, sample_batch_size: int, train_batch_size: int) -> None:
@@ -39,12 +46,17 @@ def run(model_folder: Path, out: Path, *, sample_batch_size: int, train_batch_si
         learning_rate=1e-3,
     )
     info = RewardInfo(name="bright", summary="", factory="")
+    grouped = RewardInfo(name="varied", summary="", factory="", scope="group", group_size=2)
     epochs = train(
         denoiser=model,
         sampler=DDIM(),
         estimator=ImportanceSampling(),
-        objective=Objective([Term("bright", 1.0, brightness, info)]),
-        prompts=PromptStream([Prompt("a cat"), Prompt("a dog"), Prompt("an ant")], seed=0),
+        tasks=[
+            Task(
+                PromptStream([Prompt("a cat"), Prompt("a dog"), Prompt("an ant")], seed=0, group_size=2),
+                Objective([Term("bright", 1.0, brightness, info), Term("varied", 0.5, variety, grouped)]),
+            )
+        ],
         normaliser=Normaliser("prompt", buffer_size=8, min_count=4),
         settings=settings,
     )
