@@ -167,3 +167,37 @@ def _circle(frame: _Frame, x: float, y: float, kind: str, radius: float) -> str:
 
 def _tick(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text class="tick" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
+
+
+def whisker(
+    mean: float,
+    error: float,
+    *,
+    mark: float | None,
+    others: Sequence[tuple[float, float]],
+    tone: str = "",
+    width: int = 120,
+) -> str:
+    """A dot with ± one standard error, on the scale that all of `others` (mean, error) span.
+
+    `mark` is where it started, a thin line.
+    """
+    known = [(m, e if math.isfinite(e) else 0.0) for m, e in others if math.isfinite(m)]
+    if not math.isfinite(mean) or not known:
+        return ""
+    error = error if math.isfinite(error) else 0.0
+    low, high = min(m - e for m, e in known), max(m + e for m, e in known)
+    inner = width - 12
+
+    def x(value: float) -> float:
+        return 6 + ((value - low) / (high - low) if high > low else 0.5) * inner
+
+    start = ""
+    if mark is not None and math.isfinite(mark):
+        start = f'<line class="start" x1="{x(mark):.1f}" x2="{x(mark):.1f}" y1="2" y2="14"/>'
+    return (
+        f'<svg class="whisker {tone or "even"}" viewBox="0 0 {width} 16" aria-hidden="true">'
+        f'<line class="grid" x1="0" x2="{width}" y1="8" y2="8"/>{start}'
+        f'<line class="span" x1="{x(mean - error):.1f}" x2="{x(mean + error):.1f}" y1="8" y2="8"/>'
+        f'<circle cx="{x(mean):.1f}" cy="8" r="3.5"/></svg>'
+    )

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ddpo_cli.records import Record, records_of
 from ddpo_cli.run_folder import RunFolder, write_atomic
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
     from ddpo_core.denoising import Policy
     from ddpo_core.protocols import PromptSet
-    from ddpo_core.types import Prompt
+    from ddpo_core.rewards import Term
+    from ddpo_core.types import Prompt, Scores
 
 GRID_EPOCH = 0  # epochs count from 1: no training sample has noise of this seed
 
@@ -49,6 +51,28 @@ def draw(policy: Policy, plan: GridPlan, batch_size: int) -> Tensor:
         rows = slice(start, start + batch_size)
         batches.append(rollout(policy, plan.prompts[rows], plan.seeds[rows]).images)
     return torch.cat(batches)
+
+
+def judge(terms: Sequence[Term], images: Tensor, plan: GridPlan) -> list[Record]:
+    """What the rewards that judge single pictures say of the grid [N, 3, H, W].
+
+    These pictures are to be looked at, not trained on: a reward that fails says so here, and stops nothing.
+    """
+    from ddpo_core.errors import RewardError
+    from ddpo_core.rewards import Objective
+
+    scores: dict[str, Scores] = {}
+    failed: dict[str, str] = {}
+    for term in terms:
+        if term.info.scope == "sample":
+            try:
+                scores |= Objective([term]).score(images, plan.prompts)
+            except RewardError as error:
+                failed[term.label] = str(error)
+    records = records_of(plan.prompts, plan.seeds, scores, len(plan.prompts))
+    for record in records:
+        record["details"] |= {label: {"error": message} for label, message in failed.items()}
+    return records
 
 
 def to_pil(images: Tensor) -> list[Image]:
@@ -102,6 +126,11 @@ class SavedGrid:
     epoch: int
     cells: Sequence[Image]
     prompts: Sequence[str]
+    records: Sequence[Record]  # what rewards said of each cell; empty where none was asked
+
+    def judged(self) -> list[tuple[Image, Record | None]]:
+        """Each cell with its record."""
+        return list(zip(self.cells, self.records or [None] * len(self.cells), strict=True))
 
 
 def saved_epochs(folder: RunFolder) -> list[int]:
@@ -121,7 +150,14 @@ def read_grid(folder: RunFolder, epoch: int) -> SavedGrid:
             _cell(sheet, index % columns * width, index // columns * height, width, height)
             for index in range(len(prompts))
         ]
-    return SavedGrid(epoch, cells, prompts)
+    return SavedGrid(epoch, cells, prompts, _records(folder, epoch, len(cells)))
+
+
+def _records(folder: RunFolder, epoch: int, count: int) -> Sequence[Record]:
+    """The grid's records, where the run kept some."""
+    file = folder.record(epoch)
+    grid: Sequence[Record] = folder.read_json(file).get("grid", ()) if file.is_file() else ()
+    return grid if len(grid) == count else ()
 
 
 def _cell(sheet: Image, left: int, top: int, width: int, height: int) -> Image:

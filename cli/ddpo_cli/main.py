@@ -31,10 +31,11 @@ _TyperUsage: type[Exception] = typer.BadParameter.__mro__[1]
 
 # What these do, told here so that drawing `ddpo --help` does not import them with all their settings.
 RUNNING = {
-    "train": "Fine-tune a text-to-image model towards rewards.",
-    "sample": "Draw pictures from a run or a model.",
-    "report": "Write a run's report.html anew.",
-}
+    "train": ("train", "Fine-tune a text-to-image model towards rewards."),
+    "sample": ("sample", "Draw pictures from a run or a model."),
+    "eval": ("evaluate", "Score a model before and after training, on many rewards and prompts."),
+    "report": ("report", "Write a run's report.html anew."),
+}  # name → (module and function, help)
 
 
 def make_app(first: str = "") -> typer.Typer:
@@ -48,9 +49,9 @@ def make_app(first: str = "") -> typer.Typer:
         pretty_exceptions_show_locals=False,  # locals can hold tokens
     )
     app.callback(invoke_without_command=True)(root)
-    for name, told in RUNNING.items():
+    for name, (function, told) in RUNNING.items():
         if name == first:
-            app.command(name)(getattr(import_module(f"ddpo_cli.{name}"), name))
+            app.command(name)(getattr(import_module(f"ddpo_cli.{function}"), function))
         else:
             app.command(name, help=told)(elsewhere)
     for noun in listing.NOUNS:

@@ -6,26 +6,21 @@ No script and no network; light or dark as the reader's system is.
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from ddpo_cli import charts, grids
+from ddpo_cli import charts, grids, pages
 from ddpo_cli.charts import Curve
 from ddpo_cli.live import duration
+from ddpo_cli.pages import PIXELATED_BELOW, Shot, data_uri
 from ddpo_cli.run_folder import Metrics, RunFolder, best_epoch, write_atomic
 from ddpo_cli.settings import declared
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 LEARNING = {
     "loss": "Loss",
@@ -34,7 +29,6 @@ LEARNING = {
     "grad_norm": "Gradient norm before clipping",
 }
 PAGE_WIDTH, CARD_WIDTH = 1030, 560  # of a chart, in pixels, alone in its row or not
-PIXELATED_BELOW = 128  # pixels; smaller pictures are enlarged without blurring
 STRIP_PROMPTS, STRIP_EPOCHS = 4, 7
 
 
@@ -59,8 +53,8 @@ class Pair:
     """One cell of the grid, first and latest."""
 
     prompt: str
-    before: str  # data URI
-    after: str
+    before: Shot
+    after: Shot
 
 
 @dataclass(frozen=True)
@@ -87,17 +81,7 @@ def write_report(folder: RunFolder) -> None:
 
 def render(folder: RunFolder) -> str:
     """The page. A run without any epoch yet has a page too."""
-    from jinja2 import Environment, select_autoescape
-    from markupsafe import Markup
-
-    environment = Environment(
-        autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["svg"] = Markup  # only for what `charts` made
-    template = environment.from_string(
-        files("ddpo_cli").joinpath("templates/report.html").read_text(encoding="utf-8")
-    )
-    return template.render(**contents(folder))
+    return pages.render("report.html", contents(folder))
 
 
 def contents(folder: RunFolder) -> dict[str, Any]:
@@ -212,8 +196,8 @@ def _pairs(folder: RunFolder, drawn: Sequence[int]) -> list[Pair]:
         return []
     first, last = grids.read_grid(folder, drawn[0]), grids.read_grid(folder, drawn[-1])
     return [
-        Pair(prompt, data_uri(before), data_uri(after))
-        for prompt, before, after in zip(first.prompts, first.cells, last.cells, strict=True)
+        Pair(prompt, pages.shot(*before), pages.shot(*after))
+        for prompt, before, after in zip(first.prompts, first.judged(), last.judged(), strict=True)
     ]
 
 
@@ -234,18 +218,6 @@ def _strips(folder: RunFolder, drawn: Sequence[int]) -> list[Strip]:
 
 def _is_small(folder: RunFolder, drawn: Sequence[int]) -> bool:
     return bool(drawn) and grids.read_grid(folder, drawn[0]).cells[0].width < PIXELATED_BELOW
-
-
-def data_uri(picture: Image) -> str:
-    """The picture inside the page: PNG where it is small, WebP where PNGs would add up to megabytes."""
-    buffer = io.BytesIO()
-    if picture.width < PIXELATED_BELOW:
-        picture.save(buffer, "PNG")
-        kind = "png"
-    else:
-        picture.save(buffer, "WEBP", quality=90)
-        kind = "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _settings(stored: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str, str]]]]:

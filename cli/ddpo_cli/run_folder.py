@@ -3,10 +3,14 @@
     config.toml      resolved; `ddpo train --config` takes it back
     metrics.jsonl    one object an epoch
     images/          the fixed-seed grid, epoch 0 is before training
+    records/         epoch-000012.json …: what rewards said of single pictures, a few of them
     checkpoints/     epoch-000012/ …: the latest, the best and every so many
     adapter/         the trained weights in diffusers' format
     plugins.json     which distribution, version and weights gave each part
     report.html      to look at
+
+A record holds the epoch's first few samples, without their pictures, and where the grid was drawn each of its
+cells, as {"epoch": 12, "samples": [RECORD, …], "grid": [RECORD, …]}; `records.py` says what a RECORD is.
 
 Files appear whole: written beside, flushed to the disk, renamed. An epoch's metrics line is written before
 its checkpoint, so a resumed run drops lines after the checkpoint and writes them again, equal.
@@ -73,6 +77,10 @@ class RunFolder:
     @property
     def images(self) -> Path:
         return self.root / "images"
+
+    def record(self, epoch: int) -> Path:
+        """Where an epoch's record is or would be."""
+        return self.root / "records" / f"epoch-{epoch:06d}.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -153,6 +161,16 @@ class RunFolder:
     def latest_checkpoint(self) -> int | None:
         """The last epoch that was saved."""
         return max(self.checkpoint_epochs(), default=None)
+
+    def pick_checkpoint(self, epoch: int | None) -> int:
+        """That epoch, or the latest for None. Raises `UsageError` that names those that are kept."""
+        kept = self.checkpoint_epochs()
+        if epoch is None and kept:
+            return kept[-1]
+        if epoch is not None and epoch in kept:
+            return epoch
+        there = ", ".join(map(str, kept)) or "none"
+        raise UsageError(f"{self.root} has no checkpoint of epoch {epoch or 'any kind'}; kept: {there}")
 
     def prune_checkpoints(self, weights: Mapping[str, float], keep_every: int) -> None:
         """Keep the latest, the best, and every `keep_every`-th; drop what a kill left half-written."""

@@ -92,7 +92,7 @@ def _draw(
     from ddpo_core.denoising import Policy
     from ddpo_core.types import Prompt
 
-    at = _checkpoint(run, epoch) if run else None
+    at = run.pick_checkpoint(epoch) if run and epoch != 0 else None  # None: before training
     # without trained weights a LoRA would be nothing but work
     model = parts.load_model(config, registry, adapted=at is not None)
     if run and at:
@@ -113,19 +113,6 @@ def _draw(
         (_file_name(*job), grids.png(picture))
         for job, picture in zip(jobs, grids.to_pil(images), strict=True)
     ]
-
-
-def _checkpoint(run: RunFolder, epoch: int | None) -> int | None:
-    """The epoch to load; None for the model before training. Raises `UsageError` for one that is not kept."""
-    kept = run.checkpoint_epochs()
-    if epoch == 0:
-        return None
-    if epoch is None and kept:
-        return kept[-1]
-    if epoch in kept:
-        return epoch
-    there = ", ".join(map(str, kept)) or "none"
-    raise UsageError(f"{run.root} has no checkpoint of epoch {epoch if epoch else 'any kind'}; kept: {there}")
 
 
 def _file_name(prompt: str, seed: int) -> str:

@@ -49,6 +49,9 @@ def test_a_run_leaves_the_whole_folder(ddpo):
         "images/grid.json",
         "metrics.jsonl",
         "plugins.json",
+        "records/epoch-000000.json",
+        "records/epoch-000001.json",
+        "records/epoch-000002.json",
         "report.html",
     ]
     lines = [line for line in done.err.splitlines() if line.startswith("epoch")]
@@ -81,7 +84,7 @@ def test_metrics_have_what_is_promised(ddpo):
 def test_a_run_that_died_between_checkpoints_goes_on_to_the_same_end(ddpo, monkeypatch):
     settings = ("--reward", "stops", "--epochs", 4, "--checkpoint-every", 2, *TOY)
     assert ddpo("train", *settings, "--out", "whole").code == 0
-    monkeypatch.setenv("TOY_CRASH_AT", "7")  # two calls an epoch: in the middle of epoch 4
+    monkeypatch.setenv("TOY_CRASH_AT", "8")  # the grid, two calls an epoch: in the middle of epoch 4
     died = ddpo("train", *settings, "--out", "killed")
     assert died.code == 1 and "the judge has left the room" in died.err
     monkeypatch.delenv("TOY_CRASH_AT")
@@ -116,7 +119,7 @@ def test_a_run_that_died_after_its_last_checkpoint_still_gets_its_adapter(ddpo):
 
 
 def test_ctrl_c_finishes_the_epoch_saves_and_says_how_to_go_on(ddpo, monkeypatch):
-    monkeypatch.setenv("TOY_CTRL_C_AT", "3")
+    monkeypatch.setenv("TOY_CTRL_C_AT", "4")  # the grid, two calls an epoch: in the middle of epoch 2
     done = ddpo("train", "--reward", "stops", "--epochs", 9, "--out", "run", *TOY)
     assert done.code == 130
     assert "Ctrl-C again stops at once" in done.err
