@@ -198,8 +198,12 @@ class Judging:
     def __init__(self, objective: Objective, *, group_size: int = 1) -> None:
         self.objective = objective
         self.group_size = group_size
+        # the network and each reward get a part of the cores: more threads than cores wait for one another
+        share = max(1, torch.get_num_threads() // (1 + len(objective.terms)))
         self.threads = {
-            term.label: ThreadPoolExecutor(1, thread_name_prefix=f"reward-{term.label}")
+            term.label: ThreadPoolExecutor(
+                1, f"reward-{term.label}", initializer=torch.set_num_threads, initargs=(share,)
+            )
             for term in objective.terms
         }
         self.calls: dict[str, list[tuple[Sequence[int], Future[Scores]]]] = {

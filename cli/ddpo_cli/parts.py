@@ -119,7 +119,7 @@ def build(config: RunConfig, registry: Registry) -> Parts:
     prompt_sets = [load_prompts(task.prompts, task.prompt, registry) for task in written]
     tasks = [
         Task(
-            PromptStream(prompt_set, seed=config.seed, group_size=config.group_size),
+            PromptStream(prompt_set, seed=config.seed, group_size=task.group_size),
             make_objective(config, registry, task, with_watched=task is written[0]),
             task.name,
         )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 CLIP_RANGE = "clip_range"  # a short way to say `--estimator NAME,clip-range=…`
 ORIGINS = "origins"  # the table in config.toml that tells, and does not set
 DEFAULT = "default"
+ALTERNATIVES = (("prompts", "prompt"), ("reward", "task"))
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,10 @@ def _merge(layers: Sequence[Layer]) -> _Merged:
             # a learning rate that suits a LoRA is some thirty times too large for all weights
             for key in ("learning_rate", "lora_alpha"):
                 merged.values[key], merged.origins[key] = DERIVED, DEFAULT
-        if "prompts" in layer.values or "prompt" in layer.values:
-            for key, empty in (("prompts", DERIVED), ("prompt", ())):
-                merged.values[key], merged.origins[key] = empty, DEFAULT
+        for pair in ALTERNATIVES:  # whoever chooses one of the two has chosen against the other
+            if any(key in layer.values for key in pair):
+                for key in pair:
+                    merged.values[key], merged.origins[key] = declared()[key].default, DEFAULT
         merged.values.update(layer.values)
         merged.origins.update(dict.fromkeys(layer.values, layer.origin))
     return merged
@@ -138,8 +140,7 @@ def _updates(values: Mapping[str, Any], registry: Registry) -> tuple[object, str
 
 
 def _group_size(values: Mapping[str, Any], registry: Registry) -> tuple[object, str]:
-    rewards = [*values["reward"], *values["watch"]]
-    rewards += [reward for text in values["task"] for reward in tasks.parse(text).reward]
+    rewards = [*values["reward"], *values["watch"]]  # a task's rewards speak for that task alone
     rewards += [str(constraints.split(text)[0]) for text in values["constraint"]]
     return specs.group_size(registry, values["advantages"], rewards)
 
@@ -262,10 +263,11 @@ def _check(config: RunConfig, origins: Mapping[str, str], registry: Registry) ->
             f"{config.updates_per_epoch} ({origins['updates_per_epoch']})",
             hint=f"add --updates-per-epoch {estimator.updates_per_epoch}, or take --estimator ddpo-is",
         )
-    check_batches(
-        samples_per_epoch=config.samples_per_epoch,
-        sample_batch_size=config.sample_batch_size,
-        train_batch_size=config.train_batch_size,
-        updates_per_epoch=config.updates_per_epoch,
-        group_size=config.group_size,
-    )
+    for task in tasks.tasks_of(config):
+        check_batches(
+            samples_per_epoch=config.samples_per_epoch,
+            sample_batch_size=config.sample_batch_size,
+            train_batch_size=config.train_batch_size,
+            updates_per_epoch=config.updates_per_epoch,
+            group_size=task.group_size,
+        )

@@ -79,6 +79,8 @@ class Session:
         try:
             return self._train(resume_at)
         finally:
+            for task in self.parts.tasks:
+                task.objective.close()
             self.view.close()
             self.tracker.close()
 

@@ -133,7 +133,7 @@ def canonical(config: RunConfig, registry: Registry) -> RunConfig:
     """
     reward = [_reward(registry, config.model, text) for text in config.reward]
     watch = [_reward(registry, config.model, text) for text in config.watch]
-    task = [_task(registry, config.model, text) for text in config.task]
+    task = [_task(registry, config.model, config.advantages, text) for text in config.task]
     labels = [
         grammar.parse(text, weighted=True).label
         for text in (*reward, *watch, *(text for each in task for text in each.reward))
@@ -161,10 +161,12 @@ def canonical(config: RunConfig, registry: Registry) -> RunConfig:
     return config
 
 
-def _task(registry: Registry, model: str, text: str) -> tasks.TaskText:
+def _task(registry: Registry, model: str, advantages: str, text: str) -> tasks.TaskText:
     task = tasks.parse(text)
+    size, _ = group_size(registry, advantages, task.reward)
     return replace(
         task,
+        group_size=task.group_size or (size if size > 1 else 0),
         reward=tuple(_reward(registry, model, reward) for reward in task.reward),
         prompts=_canonical(registry, "prompts", task.prompts) if task.prompts else "",
     )

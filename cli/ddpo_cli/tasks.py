@@ -1,7 +1,7 @@
 """What a run's tasks are: one, or several that take turns, each with rewards and prompts of its own.
 
     --task "--reward aesthetic --prompts animals"   a task, written as for `ddpo train` itself
-    --task tasks.toml                               [[task]] tables of name, reward, prompts, prompt
+    --task tasks.toml                               [[task]] tables of the same
     --mixer sequential                              each --reward is a task
 
 A task that names no prompts draws from the run's.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import shlex
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ddpo_cli.nearest import did_you_mean
@@ -22,7 +22,7 @@ from ddpo_core.errors import UnknownName, UsageError
 
 SEQUENTIAL = "sequential"
 ONLY_TASK = "all"
-_FLAGS = ("--name", "--reward", "--prompts", "--prompt")
+_FLAGS = ("--name", "--reward", "--prompts", "--prompt", "--group-size")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class TaskText:
     reward: tuple[str, ...]
     prompts: str = ""
     prompt: tuple[str, ...] = ()
+    group_size: int = 0  # pictures of each prompt drawn together; 0: as the run says and its rewards want
 
     def __str__(self) -> str:
         """The one way it is written: `parse(str(task)) == task`."""
@@ -42,6 +43,7 @@ class TaskText:
         words += ["--prompts", self.prompts] if self.prompts else []
         for prompt in self.prompt:
             words += ["--prompt", prompt]
+        words += ["--group-size", str(self.group_size)] if self.group_size else []
         return shlex.join(words)
 
 
@@ -60,7 +62,7 @@ def parse(text: str) -> TaskText:
         if not words:
             raise UsageError(f"--task {text!r}: {flag} expects a value")
         given[flag].append(words.pop(0))
-    for flag in ("--name", "--prompts"):
+    for flag in ("--name", "--prompts", "--group-size"):
         if len(given[flag]) > 1:
             raise UsageError(f"--task {text!r}: {flag} is given twice")
     if not given["--reward"]:
@@ -73,7 +75,12 @@ def parse(text: str) -> TaskText:
     name = "".join(given["--name"]) or "+".join(
         grammar.parse(r, weighted=True).label for r in given["--reward"]
     )
-    return TaskText(name, tuple(given["--reward"]), "".join(given["--prompts"]), tuple(given["--prompt"]))
+    size = "".join(given["--group-size"]) or "0"
+    if not size.isdecimal():
+        raise UsageError(f"--task {text!r}: --group-size must be a whole number; got {size!r}")
+    return TaskText(
+        name, tuple(given["--reward"]), "".join(given["--prompts"]), tuple(given["--prompt"]), int(size)
+    )
 
 
 def _flag_and_value(word: str) -> list[str]:
@@ -87,10 +94,10 @@ def from_table(who: str, table: Mapping[str, object]) -> str:
     words: list[str] = []
     for key, value in table.items():
         items = list(value) if isinstance(value, list | tuple) else [value]
-        if not all(isinstance(item, str) for item in items):
+        if not all(isinstance(item, str | int) for item in items):
             raise UsageError(f"{who}: {key} must be a text or a list of texts; got {value!r}")
         for item in items:
-            words += [f"--{key}", str(item)]
+            words += [f"--{key.replace('_', '-')}", str(item)]
     return str(parse(shlex.join(words)))
 
 
@@ -106,7 +113,7 @@ def from_file(path: Path) -> list[str]:
 
 
 def tasks_of(config: RunConfig) -> list[TaskText]:
-    """The tasks that a config means, each with its prompts."""
+    """The tasks that a config means, each with its prompts and the size of its groups."""
     if config.task:
         tasks = [parse(text) for text in config.task]
     elif config.mixer == SEQUENTIAL:
@@ -114,12 +121,15 @@ def tasks_of(config: RunConfig) -> list[TaskText]:
         tasks = [TaskText(label, (text,)) for label, text in zip(labels, config.reward, strict=True)]
     else:
         tasks = [TaskText(ONLY_TASK, config.reward)]
-    return [
-        task
-        if task.prompts or task.prompt
-        else TaskText(task.name, task.reward, config.prompts, config.prompt)
-        for task in tasks
-    ]
+    return [_complete(task, config) for task in tasks]
+
+
+def _complete(task: TaskText, config: RunConfig) -> TaskText:
+    """The task with the run's prompts and group size where it names none."""
+    task = replace(task, group_size=task.group_size or config.group_size)
+    if task.prompts or task.prompt:
+        return task
+    return replace(task, prompts=config.prompts, prompt=config.prompt)
 
 
 def rewards_of(config: RunConfig) -> tuple[str, ...]:

@@ -52,6 +52,7 @@ def test_a_task_is_written_as_for_train_and_reads_back_the_same(text, task):
     [
         ("--prompts animals", "a task needs a reward"),
         ("--reward", "--reward expects a value"),
+        ("--reward a --group-size few", "--group-size must be a whole number; got 'few'"),
         ("--rewards jpeg", "got '--rewards'; did you mean '--reward'?"),
         ("--reward a --prompts b --prompt c", "one of them has to go"),
         ("--reward a --name b --name c", "--name is given twice"),
@@ -94,6 +95,12 @@ def test_rewards_and_tasks_together_are_refused(toys):
         of(toys, reward="brightness", task="--reward brightness,as=b")
 
 
+def test_a_reward_that_is_typed_takes_the_place_of_a_presets_tasks(toys):
+    preset = Layer("preset p", {"model": "toy", "task": ["--reward variety"]})
+    config = resolve([preset, Layer("flag", {"reward": "brightness"})], toys).config
+    assert (config.reward, config.task) == (("brightness",), ())
+
+
 def test_one_label_in_two_tasks_is_refused(toys):
     with pytest.raises(UsageError, match="both labelled 'brightness'"):
         of(toys, task=["--reward brightness", "--reward brightness"])
@@ -124,7 +131,8 @@ def test_a_config_with_tasks_and_constraints_reads_back_the_same(toys, tmp_path)
     path = tmp_path / "config.toml"
     path.write_text(config_file.dumps(first))
     assert resolve([from_file(path)], toys).config == first.config
-    assert tomllib.loads(path.read_text())["group_size"] == 4
+    assert tomllib.loads(path.read_text())["task"][1] == "--name variety --reward variety --group-size 4"
+    assert [task.group_size for task in tasks.tasks_of(first.config)] == [1, 4]
 
 
 def test_two_tasks_train_in_turns(ddpo):

@@ -168,3 +168,33 @@ def test_seconds_are_those_of_the_reward():
 def test_a_watched_reward_is_scored_and_has_no_weight():
     watched = objective(brightness, weight=0)
     assert watched.weights == {} and "mine" in watched.score(IMAGES, PROMPTS)
+
+
+def test_rewards_share_the_cores_and_leave_the_networks_threads_alone():
+    seen = []
+
+    def judge(images, prompts):
+        seen.append(torch.get_num_threads())
+        return brightness(images, prompts)
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        objective(judge).score(IMAGES, PROMPTS)
+        assert seen == [2]
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_closing_an_objective_frees_what_its_rewards_hold():
+    class Judge:
+        closed = False
+
+        def close(self):
+            self.closed = True
+
+    judge = Judge()
+    objective(judge).close()
+    assert judge.closed
+    objective(brightness).close()  # nothing to free
