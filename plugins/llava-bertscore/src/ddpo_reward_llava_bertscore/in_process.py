@@ -5,7 +5,6 @@ Pictures and questions → the processor's chat template → left-padded batch �
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -81,6 +80,9 @@ def load(source: str, device: torch.device, dtype: torch.dtype) -> VisionLanguag
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
     model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
+    # greedy: the model's own end tokens stay, its sampling goes
+    model.generation_config.update(do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None)
+    model.generation_config.update(max_length=None, pad_token_id=processor.tokenizer.pad_token_id)
     return VisionLanguageModel(model.to(device).eval().requires_grad_(False), processor, device, dtype)
 
 
@@ -99,9 +101,8 @@ def answer(judge: VisionLanguageModel, pairs: Sequence[tuple[Image, str]], max_n
         # a template that writes the first token itself must not get it twice
         add_special_tokens=begin is None or not questions[0].startswith(begin),
     ).to(judge.device, judge.dtype)
-    settings = greedy(judge.model.generation_config, max_new_tokens, processor.tokenizer.pad_token_id)
     with torch.inference_mode():
-        tokens = judge.model.generate(**inputs, generation_config=settings)
+        tokens = judge.model.generate(**inputs, max_new_tokens=max_new_tokens)
     new_tokens = tokens[:, inputs["input_ids"].shape[1] :]
     texts = processor.batch_decode(new_tokens, skip_special_tokens=True)
     return [text.strip() for text in texts]
@@ -114,11 +115,3 @@ def ask(processor: Any, question: str) -> str:
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
     return text
-
-
-def greedy(settings: Any, max_new_tokens: int, pad_token_id: int) -> Any:
-    """The model's own generation settings, made greedy: its end tokens stay, its sampling goes."""
-    settings = copy.deepcopy(settings)
-    settings.update(do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None)
-    settings.update(max_new_tokens=max_new_tokens, max_length=None, pad_token_id=pad_token_id)
-    return settings

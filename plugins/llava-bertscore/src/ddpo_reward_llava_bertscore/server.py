@@ -77,7 +77,7 @@ class Server:
         stop = threading.Event()
         with ThreadPoolExecutor(min(self.concurrency, max(1, len(images)))) as pool:
             requests = [
-                pool.submit(self._answer, image, question, stop)
+                pool.submit(self._answer_unless, stop, image, question)
                 for image, question in zip(images, questions, strict=True)
             ]
             try:
@@ -90,8 +90,18 @@ class Server:
     def close(self) -> None:
         self.client.close()
 
-    def _answer(self, image: Image, question: str, stop: threading.Event) -> str:
+    def _answer_unless(self, stop: threading.Event, image: Image, question: str) -> str:
+        """One answer. A request that fails sets `stop`, which ends the others with `CancelledError`."""
+        try:
+            return self._answer(stop, image, question)
+        except RewardError:
+            stop.set()
+            raise
+
+    def _answer(self, stop: threading.Event, image: Image, question: str) -> str:
         """One answer, in 1 + `retries` tries. Raises `RewardError`; `CancelledError` once `stop` is set."""
+        if stop.is_set():
+            raise CancelledError
         body = self._request(image, question)
         begun = time.monotonic()
         paused = 0.0
@@ -146,7 +156,7 @@ class Server:
 
     def _pause(self, attempt: int, failure: Failure) -> float:
         """Seconds: 1, 2, 4, … less up to a half, so that many clients do not come back at one time."""
-        pause = 2.0**attempt * self._jitter.uniform(0.5, 1.0)
+        pause = min(2.0**attempt, LONGEST_PAUSE) * self._jitter.uniform(0.5, 1.0)
         return min(max(pause, failure.wait_at_least), LONGEST_PAUSE)
 
     def _gave_up(self, last: Failure, seconds: float, paused: float) -> RewardError:
