@@ -55,7 +55,7 @@ class ObjectPairs:
 
     def __init__(self, names: Sequence[str], *, article: bool = True) -> None:
         self._names = names
-        self._phrases = [_phrase(name) for name in names] if article else list(names)
+        self._said = _phrase if article else str
 
     def __len__(self) -> int:
         return len(self._names) * (len(self._names) - 1) * len(RELATIONS)
@@ -66,9 +66,10 @@ class ObjectPairs:
         pair, relation = divmod(index, len(RELATIONS))
         first, second = divmod(pair, len(self._names) - 1)
         second += second >= first  # an object does not stand beside itself
+        one, other = self._names[first], self._names[second]
         return Prompt(
-            f"{self._phrases[first]} {RELATIONS[relation]} {self._phrases[second]}",
-            {"objects": [self._names[first], self._names[second]], "relation": RELATIONS[relation]},
+            f"{self._said(one)} {RELATIONS[relation]} {self._said(other)}",
+            {"objects": [one, other], "relation": RELATIONS[relation]},
         )
 
 
@@ -82,6 +83,7 @@ def object_pairs(*, split: Split = "seen", seed: int = 0, article: bool = True) 
     return ObjectPairs(split_objects(split, seed), article=article)
 
 
+@cache  # inflect takes its time
 def _phrase(name: str) -> str:
     """The object as a sentence has it: 'a cat', 'an suv', 'scissors'."""
     if name in BARE:

@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,45 @@ def ddpo(
 
     yield run
     registry.cache_clear()
+
+
+VOID = {"meta", "img", "line", "circle", "br"}
+
+
+class PageChecker(HTMLParser):
+    """Tags that do not match, and whatever would be fetched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+        self.images: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        values = {key: value or "" for key, value in attrs}
+        self.images += [values["src"]] if tag == "img" else []
+        self.fetched += [v for k, v in values.items() if k in ("src", "href") and not v.startswith("data:")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+@pytest.fixture
+def checked() -> Callable[[str], PageChecker]:
+    """`checked(page)`: what is in a page, whose tags all match."""
+
+    def check(page: str) -> PageChecker:
+        checker = PageChecker()
+        checker.feed(page)
+        assert checker.open == []
+        return checker
+
+    return check

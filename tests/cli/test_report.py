@@ -1,7 +1,6 @@
 """The report stands alone: one file, no network, everything of the run in it."""
 
 import re
-from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
@@ -10,31 +9,6 @@ from ddpo_cli import charts, grids
 from ddpo_cli.charts import Curve, nice_ticks
 from ddpo_cli.report import render
 from ddpo_cli.run_folder import RunFolder
-
-VOID = {"meta", "img", "line", "circle", "br"}
-
-
-class Checker(HTMLParser):
-    """Tags that do not match, and whatever would be fetched."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.fetched, self.images, self.tags = [], [], [], set()
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.add(tag)
-        values = dict(attributes)
-        self.images += [values["src"]] if tag == "img" else []
-        self.fetched += [v for k, v in attributes if k in ("src", "href") and not v.startswith("data:")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.add(tag)
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.open.pop() == tag
 
 
 @pytest.fixture
@@ -74,21 +48,14 @@ def draw_grid(folder, epoch):
     (folder.images / f"epoch-{epoch:06d}.png").write_bytes(grids.png(grids.tile(cells)))
 
 
-def checked(page):
-    checker = Checker()
-    checker.feed(page)
-    assert checker.open == []
-    return checker
-
-
-def test_the_page_is_whole_and_fetches_nothing(run):
+def test_the_page_is_whole_and_fetches_nothing(run, checked):
     checker = checked(render(run))
     assert checker.fetched == []
     assert "script" not in checker.tags and "link" not in checker.tags
     assert "url(" not in render(run) and "@import" not in render(run)
 
 
-def test_the_page_shows_curves_pictures_settings_and_versions(run):
+def test_the_page_shows_curves_pictures_settings_and_versions(run, checked):
     page = render(run)
     assert page.count("<svg") == 1 + 4 + 1  # the reward, four quantities of learning, seconds
     assert 'class="band c1"' in page
@@ -99,7 +66,7 @@ def test_the_page_shows_curves_pictures_settings_and_versions(run):
     assert len(checked(page).images) == 2 * 2 + 2 * 3  # pairs of first and last, strips of three epochs
 
 
-def test_first_and_last_picture_of_a_pair_differ(run):
+def test_first_and_last_picture_of_a_pair_differ(run, checked):
     first, last, *_ = checked(render(run)).images
     assert first != last
 
