@@ -24,7 +24,10 @@ def _arguments() -> argparse.Namespace:
         "--model", type=Path, default=_PLUGIN / "src/ddpo_pocket/model", help="the result, a folder"
     )
     parser.add_argument(
-        "--docs", type=Path, default=_PLUGIN / "docs", help="folder of sheets and evaluation.json"
+        "--judges", type=Path, default=_PLUGIN / "src/ddpo_pocket/judges", help="the judges, a folder"
+    )
+    parser.add_argument(
+        "--docs", type=Path, default=_PLUGIN / "docs", help="folder of sheets and measurements"
     )
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count(), help="single-threaded training processes"
@@ -34,6 +37,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--denoiser-minutes", type=float, default=76)
     parser.add_argument("--decoder-minutes", type=float, default=18)
     parser.add_argument("--classifier-minutes", type=float, default=6)
+    parser.add_argument("--judge-pictures", type=int, default=60_000, help="pictures for the judges")
+    parser.add_argument("--clip-minutes", type=float, default=20)
+    parser.add_argument("--captioner-minutes", type=float, default=24)
     return parser.parse_args()
 
 

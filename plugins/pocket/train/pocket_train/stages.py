@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from .aesthetic import train_aesthetic
 from .autoencoder import refine_decoder, train_autoencoder
+from .captioner import train_captioner
 from .classifier import fit_classifier
+from .clip import train_clip
 from .collect import collect
 from .denoiser import encode_dataset, export_pipeline, train_denoiser
 from .evaluate import evaluate
+from .judge_data import make_judge_data
+from .judge_report import report
 from .render import render_dataset
 
 log = logging.getLogger(__name__)
@@ -23,13 +29,17 @@ class Plan:
 
     work: Path  # everything that is not the result; delete it to start anew
     model: Path  # the diffusers folder
-    docs: Path  # contact sheets and evaluation.json
+    judges: Path  # folder of the judges' folders
+    docs: Path  # contact sheets, evaluation.json and judges.json
     workers: int  # single-threaded processes, best one for each core
     pictures: int
     autoencoder_minutes: float
     denoiser_minutes: float
     decoder_minutes: float
     classifier_minutes: float
+    judge_pictures: int
+    clip_minutes: float
+    captioner_minutes: float
 
 
 def run(plan: Plan) -> None:
@@ -56,3 +66,19 @@ def run(plan: Plan) -> None:
     classifier = fit_classifier(data, plan.work / "classifier.pt", plan.classifier_minutes)
     log.info("7/7  evaluation")
     log.info(json.dumps(evaluate(plan.model, classifier, data / "sprites.npz", plan.docs), indent=2))
+    train_judges(plan)
+
+
+def train_judges(plan: Plan) -> None:
+    """Makes CLIP, aesthetic head and captioner from renderings and the finished model, and measures them."""
+    sprites, data, made = plan.work / "data/sprites.npz", plan.work / "judge-data", plan.work / "judges"
+    log.info("judges: %d pictures", plan.judge_pictures)
+    make_judge_data(sprites, plan.model, data, plan.judge_pictures, plan.workers)
+    log.info("judges: CLIP, %g minutes; aesthetic head", plan.clip_minutes)
+    train_clip(data, plan.model / "tokenizer", made / "clip", plan.clip_minutes)
+    train_aesthetic(data, made / "clip", made / "aesthetic/head.safetensors")
+    log.info("judges: captioner, %g minutes", plan.captioner_minutes)
+    train_captioner(data, made / "clip", made / "captioner", plan.captioner_minutes)
+    shutil.copytree(made, plan.judges, dirs_exist_ok=True)
+    log.info("judges: report")
+    log.info(json.dumps(report(sprites, plan.model, plan.judges, plan.docs), indent=2))
