@@ -36,25 +36,20 @@ def waves(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory):
-    """CLIPModel, tokenizer and preprocessor: 32 × 32 pixels, 12 tokens, embeddings of 24."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
+    """CLIPModel, tokenizer (one letter, one token) and preprocessor: 32 × 32 pixels, 20 tokens."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
     folder = tmp_path_factory.mktemp("clip")
-    start, end = len(WORDS), len(WORDS) + 1
-    names = [*WORDS, "<start>", "<end>"]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(names)}, unk_token="a"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<start> $A <end>", special_tokens=[("<start>", start), ("<end>", end)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="a", bos_token="<start>", eos_token="<end>", pad_token="<end>"
-    ).save_pretrained(folder)
+    letters = "abcdefghijklmnopqrstuvwxyz,."
+    names = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    start, end = len(names) - 2, len(names) - 1
+    (folder / "vocab.json").write_text(json.dumps({name: number for number, name in enumerate(names)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    CLIPTokenizer.from_pretrained(folder).save_pretrained(folder)
     CLIPImageProcessor(
         size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}
     ).save_pretrained(folder)
-    text = {"vocab_size": len(names), "max_position_embeddings": 12, "bos_token_id": start}
+    text = {"vocab_size": len(names), "max_position_embeddings": 20, "bos_token_id": start}
     torch.manual_seed(0)
     model = CLIPModel(
         CLIPConfig(

@@ -75,7 +75,7 @@ def build(clip_folder, hps, image_reward_options):
     return make
 
 
-@pytest.fixture(params=list(INFOS))
+@pytest.fixture(params=list(INFOS), scope="module")
 def reward(request, build):
     reward = build(request.param)
     reward.name = request.param
@@ -90,7 +90,7 @@ def clip_cosines(folder, reward, images, texts, tmp_path) -> np.ndarray:
     model, tokenizer = CLIPModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     cosines = []
     for picture, text in zip(files(images, tmp_path), texts, strict=True):
-        tokens = tokenizer(text, truncation=True, max_length=12, return_tensors="pt")
+        tokens = tokenizer(text, truncation=True, max_length=20, return_tensors="pt")
         pixels = reward.clip.processor(picture, return_tensors="pt").pixel_values
         with torch.no_grad():
             output = model(input_ids=tokens.input_ids, pixel_values=pixels)
@@ -215,17 +215,12 @@ def test_the_prompt_and_the_picture_both_matter(reward):
 
 
 def test_a_prompt_that_is_cut_is_noted_in_its_record(reward):
-    details = reward(picture_set(), prompts()).details
-    if reward.name == "hpsv2":  # reads 77 tokens, and these are 74
-        assert details == []
-        details = reward(picture_set(1), prompts([TEXTS[3] + " a red cat"])).details
-        assert details == [{"note": "read 77 of the prompt's 77 tokens"}] or "77 of" in details[0]["note"]
-    else:
-        assert details[0] == {}
-        assert details[3]["note"] in (
-            "read 12 of the prompt's 74 tokens",
-            "read 35 of the prompt's 74 tokens",
-        )
+    longer = [*TEXTS[:3], TEXTS[3] + " on the moon ."]
+    details = reward(picture_set(), prompts(longer)).details
+    limit, count = {"hpsv2": (77, 78), "imagereward": (35, 78)}.get(reward.name, (20, 192))
+    assert details[0] == {}
+    assert details[3] == {"note": f"read {limit} of the prompt's {count} tokens"}
+    assert reward(picture_set(1), prompts(TEXTS[:1])).details == []
 
 
 def test_a_picture_and_its_png_file_score_alike(reward, tmp_path):

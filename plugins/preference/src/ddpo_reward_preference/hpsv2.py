@@ -76,9 +76,11 @@ class HpsV2(PairJudge):
 
 def _load(architecture: str, source: str) -> Any:
     """The towers of that architecture with the checkpoint's weights, in float32 on the CPU."""
-    model = open_clip.CLIP(**_config(architecture))
+    config = _config(architecture)
     with loading("hpsv2", "checkpoint", named(source)):
-        fill(model, read_file(source), f"HPSv2 of {architecture}")
+        tensors = read_file(source)  # first: drawing a billion weights only to replace them takes a minute
+        model = open_clip.CLIP(**config)
+        fill(model, tensors, f"HPSv2 of {architecture}")
     return model.eval().requires_grad_(False)
 
 
