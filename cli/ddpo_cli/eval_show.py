@@ -92,20 +92,20 @@ def _terminal_table(matrix: Matrix, prompts: str, rows: Sequence[Row]) -> Any:
     table = Table(title=escape(prompts), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     table.add_column("reward")
     for column in matrix.columns:
-        table.add_column(escape(column.name + (f" @ {column.epoch}" if column.epoch else "")), no_wrap=True)
-        if column.folder:
-            table.add_column("change", no_wrap=True)
+        table.add_column(escape(column.name + (f" @ {column.epoch}" if column.epoch else "")))
     for row in rows:
-        cells = [escape(row.title) + (f" [dim]{escape(row.unit)}[/]" if row.unit else "")]
-        for column in matrix.columns:
-            here = row.at(column.name)
-            failed = f" [red]{row.failures[column.name]} failed[/]" if row.failures[column.name] else ""
-            cells.append(with_error(here.mean, here.stderr) + failed)
-            if column.folder:
-                colour = {"good": "green", "bad": "red", "": "default"}[verdict(row, column.name)]
-                cells.append(f"[{colour}]" + "  ".join(_moved(row, column.name)) + "[/]")
-        table.add_row(*cells)
+        unit = f" [dim]{escape(row.unit)}[/]" if row.unit else ""
+        table.add_row(escape(row.title) + unit, *(_terminal_cell(row, column) for column in matrix.columns))
     return table
+
+
+def _terminal_cell(row: Row, column: Column) -> str:
+    """The mean, and in a second line the change."""
+    here = row.at(column.name)
+    failed = f" [red]{row.failures[column.name]} failed[/]" if row.failures[column.name] else ""
+    colour = {"good": "green", "bad": "red", "": "default"}[verdict(row, column.name)]
+    moved = "  ".join(text for text in _moved(row, column.name) if text)
+    return with_error(here.mean, here.stderr) + failed + (f"\n[{colour}]{moved}[/]" if moved else "")
 
 
 def _terminal_shares(matrix: Matrix, prompts: str, shares: Sequence[Share]) -> Any:
@@ -247,6 +247,14 @@ class Figure:
     shots: Sequence[tuple[str, Shot]]  # (model, picture)
 
 
+@dataclass(frozen=True)
+class GroupFigure:
+    """The pictures of one prompt that are judged together, under each model."""
+
+    prompt: str
+    models: Sequence[tuple[str, Sequence[Shot]]]
+
+
 def as_page(matrix: Matrix, facts: Mapping[str, object], galleries: Sequence[Gallery]) -> str:
     """The self-contained page."""
     shares = matrix.shares()
@@ -268,6 +276,7 @@ def _set(
     matrix: Matrix, prompts: str, shares: Sequence[Share], galleries: Sequence[Gallery]
 ) -> dict[str, Any]:
     rows = [row for row in matrix.rows if row.prompts == prompts]
+    mine = [gallery for gallery in galleries if gallery.plan.prompts_name == prompts]
     counts = sorted(
         {(len(plan.prompts), plan.group_size) for plan in matrix.plans if plan.prompts_name == prompts}
     )
@@ -280,11 +289,13 @@ def _set(
         "about": " and ".join(about) + (" of each model" if len(matrix.columns) > 1 else ""),
         "rows": [(row, [_cell(matrix, row, column) for column in matrix.columns]) for row in rows],
         "shares": _share_rows(shares, prompts),
-        "galleries": [
-            (_gallery_title(gallery), _figures(gallery, matrix.columns))
-            for gallery in galleries
-            if gallery.plan.prompts_name == prompts
+        "figures": [
+            figure
+            for gallery in mine
+            if gallery.plan.group_size == 1
+            for figure in _figures(gallery, matrix.columns)
         ],
+        "groups": [_group(gallery, matrix.columns) for gallery in mine if gallery.plan.group_size > 1],
     }
 
 
@@ -324,17 +335,30 @@ def _share_rows(shares: Sequence[Share], prompts: str) -> list[tuple[Share, list
     ]
 
 
-def _gallery_title(gallery: Gallery) -> str:
-    return "" if gallery.plan.group_size == 1 else "One of the groups"
-
-
 def _figures(gallery: Gallery, columns: Sequence[Column]) -> list[Figure]:
-    plan = gallery.plan
-    count = min(len(plan.prompts), SHOWN if plan.group_size == 1 else plan.group_size)
+    """The first few pictures, side by side."""
     return [
         Figure(
-            plan.prompts[index].text,
+            gallery.plan.prompts[index].text,
             [(column.name, pages.shot(*gallery.shots[column.name][index])) for column in columns],
         )
-        for index in range(count)
+        for index in range(min(len(gallery.plan.prompts), SHOWN))
     ]
+
+
+def _group(gallery: Gallery, columns: Sequence[Column]) -> GroupFigure:
+    """The first group. Its scores are about all of it, so single pictures go without."""
+    size = gallery.plan.group_size
+    return GroupFigure(
+        gallery.plan.prompts[0].text,
+        [
+            (
+                column.name,
+                [
+                    pages.shot(picture, {**record, "scores": {}})
+                    for picture, record in gallery.shots[column.name][:size]
+                ],
+            )
+            for column in columns
+        ],
+    )

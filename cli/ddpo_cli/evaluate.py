@@ -126,6 +126,7 @@ def evaluate(
     With several runs, each is also told as a share of the run that was trained on that reward alone.
     """
     parts.require_torch()
+    parts.quiet_loading()
     values: dict[str, object] = {"device": device, "num_steps": num_steps, "guidance_scale": guidance_scale}
     given = {key: value for key, value in values.items() if value is not None}
     look = _look(source, given, [str(file) for file in plugin or ()], prompts or [], epoch, samples, seed)
