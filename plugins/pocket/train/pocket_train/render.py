@@ -38,6 +38,7 @@ class Placed:
     name: str  # an entry of world.ANIMALS or world.PEOPLE
     sprite: Sprite
     box: tuple[float, float, float, float]  # left, top, right, bottom in pixels, inside the picture
+    square: tuple[int, int, int]  # left, top, side in pixels of the whole sprite; may reach outside
 
 
 @dataclass(frozen=True)
@@ -326,7 +327,7 @@ class Canvas:
         layer = Image.new("RGBA", (SIZE, SIZE))
         layer.paste(scaled, (left, top))
         if sprite.kind != "prop":
-            self.placed.append(Placed(sprite.word, sprite, _ink(layer)))
+            self.placed.append(Placed(sprite.word, sprite, _ink(layer), (left, top, side)))
         colours = np.asarray(layer, dtype=np.float32)
         alpha = colours[..., 3:] / 255
         self.pixels = self.pixels * (1 - alpha) + colours[..., :3] * alpha
