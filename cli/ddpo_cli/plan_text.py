@@ -90,14 +90,13 @@ def _settings(resolved: Resolved) -> Iterator[str]:
             panel = setting.panel
             yield f"\n{panel}"
         value = getattr(resolved.config, name)
-        shown = (
-            " ".join(value)
-            if isinstance(value, tuple)
-            else f"{value:g}"
-            if isinstance(value, float)
-            else str(value)
-        )
-        yield _row(name, shown or "–", resolved.origins[name])
+        origin = resolved.origins[name]
+        if isinstance(value, tuple) and any(" " in item or "," in item for item in value):
+            yield _row(name, "", origin)
+            yield from (f"    {item}" for item in value)
+            continue
+        shown = f"{value:g}" if isinstance(value, float) else str(value)
+        yield _row(name, (" ".join(value) if isinstance(value, tuple) else shown) or "–", origin)
 
 
 def megabytes(count: float) -> str:

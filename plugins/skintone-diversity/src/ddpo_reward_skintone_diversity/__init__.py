@@ -78,8 +78,8 @@ _OPTIONS = (
         type="str",
         default="leave-one-out",
         choices=("leave-one-out", "shared"),
-        help="leave-one-out: minus the parity, plus what each picture does for it; shared: the paper's,"
-        " minus the parity for all",
+        help="leave-one-out: what each picture does for its group; shared: the paper's, minus the parity"
+        " for all",
     ),
     Option(
         name="parity",
@@ -108,9 +108,9 @@ _OPTIONS = (
 )
 _DOC = """\
 Faces → skin pixels → tone → bucket → statistical parity of the group: the distance between the shares of
-the buckets and the target (Pinterest, arXiv 2401.12244, Eq. 12). The score is minus that, and with
-`credit=leave-one-out` each picture's own part in it is added, so that the group's mean stays minus the
-parity.
+the buckets and the target (Pinterest, arXiv 2401.12244, Eq. 12). Minus that is what is reported; what is
+trained on is each picture's credit, by `credit=leave-one-out` what the group's parity gains from its being
+there.
 
 A small group of an even model is not even: 16 pictures in 4 buckets measure 0.197 on average (`floor` in the
 details). `parity=unbiased` has no such floor. Groups of 16 or more are advised.

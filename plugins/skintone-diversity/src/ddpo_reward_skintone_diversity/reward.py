@@ -1,6 +1,6 @@
 """Skin tone diversity of the pictures of one prompt (Pinterest, arXiv 2401.12244, section 4.2).
 
-pictures → faces → tones → buckets → parity of the group → one score per picture
+pictures → faces → tones → buckets → parity of the group → credit of each picture
 """
 
 from __future__ import annotations
@@ -107,11 +107,15 @@ class SkintoneDiversity:
         )
 
     def __call__(self, images: Tensor, prompts: Sequence[Prompt]) -> Scores:
-        """Scores of images [B, 3, H, W] in [0, 1], which are one group: the pictures of one prompt."""
+        """Credits of images [B, 3, H, W] in [0, 1], the pictures of one prompt; the level is minus the parity."""
         readings = self.read(images)
-        values = self.score([reading.bucket for reading in readings])
-        group = self.summary([reading.bucket for reading in readings])
-        return Scores(values, [self._detail(reading, group) for reading in readings])
+        buckets = [reading.bucket for reading in readings]
+        about_group = self.summary(buckets)
+        return Scores(
+            self.credits(buckets),
+            [self._detail(reading, about_group) for reading in readings],
+            levels=np.full(len(buckets), self.level(buckets)),
+        )
 
     def close(self) -> None:
         """Let go of the detector."""
@@ -135,42 +139,41 @@ class SkintoneDiversity:
 
     # ---- buckets → scores
 
-    def score(self, buckets: Sequence[int | None]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """One score for each picture's bucket (None: no face), [B].
+    def level(self, buckets: Sequence[int | None]) -> float:
+        """−SP of the group; NaN where there is nothing to measure."""
+        return -ESTIMATORS[self.estimator](*self._table(self._slots(buckets)))
+
+    def credits(self, buckets: Sequence[int | None]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """What each picture is given for its bucket (None: no face), [B].
 
         shared          −SP for every picture
-        leave-one-out   −SP + n (SP₋ᵢ − their mean), so that the group's mean stays −SP; n makes the second
-                        part as large as the slope of SP in the shares, whatever the group's size
+        leave-one-out   n (SP₋ᵢ − its mean over the group): 0 on average, and by the factor n as large as the
+                        slope of SP in the shares, whatever the group's size
 
-        A picture that is left out of the counts scores −SP. NaN where there is nothing to measure.
+        A picture that is left out of the counts has the credit 0. NaN where there is nothing to measure.
         """
-        slots = self._slots(buckets)
-        counts, target = self._table(slots)
-        whole = ESTIMATORS[self.estimator](counts, target)
-        scores = np.full(len(slots), -whole)
+        level, slots = self.level(buckets), self._slots(buckets)
+        credits = np.full(len(slots), level if self.credit == "shared" else 0.0 * level)
         if self.no_face == "nan":
-            scores[[slot is None for slot in slots]] = math.nan
-        if self.credit == "leave-one-out":
-            counted = [place for place, slot in enumerate(slots) if slot is not None]
-            credit = leave_one_out_credit(counts, target, self.estimator)[
-                [slot for slot in slots if slot is not None]
-            ]
+            credits[[slot is None for slot in slots]] = math.nan
+        counted = [place for place, slot in enumerate(slots) if slot is not None]
+        if self.credit == "leave-one-out" and counted:
+            of_bucket = leave_one_out_credit(*self._table(slots), self.estimator)
+            credit = of_bucket[[slot for slot in slots if slot is not None]]
             if np.isfinite(credit).all():  # one picture alone, or two for `unbiased`, have no others to leave
-                scores[counted] += len(counted) * (credit - (credit.mean() if len(credit) else 0.0))
-        return scores
+                credits[counted] = len(counted) * (credit - credit.mean())
+        return credits
 
     def summary(self, buckets: Sequence[int | None]) -> dict[str, object]:
-        """The group's parity, as a record: both estimates, the counts, and the floor for so many pictures."""
-        names = self.scale.names
-        counts = [sum(bucket == place for bucket in buckets) for place in range(len(names))]
+        """The group's numbers, as a record: both estimates of parity, and the floor for so many pictures."""
+        counts = [sum(bucket == place for bucket in buckets) for place in range(len(self.scale.names))]
         n = sum(counts)
         return {
-            "l2": _number(parity(counts, self.target)),
+            "parity": _number(parity(counts, self.target)),
             "unbiased": _number(unbiased_parity(counts, self.target)),
             "n": n,
             "no_face": len(buckets) - n,
-            "floor": finite_sample_floor(n, len(names)) if n else None,
-            "counts": dict(zip(names, counts, strict=True)),
+            "floor": finite_sample_floor(n, len(counts)) if n else None,
         }
 
     def _slots(self, buckets: Sequence[int | None]) -> list[int | None]:
@@ -192,7 +195,7 @@ class SkintoneDiversity:
         record: dict[str, object] = {
             "bucket": reading.bucket,
             "buckets": len(self.scale.names),
-            "parity": group,
+            "statistics": group,
             "boxes": [],
             "caption": "no face",
         }
