@@ -13,8 +13,8 @@ from ddpo_core.types import Prompt, Scores
 HERE = Path(__file__).parent
 TRAIN = (
     "--plugin", HERE / "toy_world.py", "--plugin", HERE / "toy_judges.py", "--model", "toy",
-    "--device", "cpu", "--tracker", "none", "--image-count", 2, "--samples-per-epoch", 16, "--sample-batch-size", 16,
-    "--updates-per-epoch", 2,
+    "--device", "cpu", "--tracker", "none", "--image-count", 2, "--samples-per-epoch", 16,
+    "--sample-batch-size", 16, "--updates-per-epoch", 2,
 )  # fmt: skip
 
 
