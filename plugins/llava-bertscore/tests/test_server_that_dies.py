@@ -78,7 +78,7 @@ def test_a_server_that_was_never_there_ends_the_run_before_its_first_epoch(ddpo,
     gone = model_server()
     gone.die()
     gone.lifetime = -1
-    reward = f"align,endpoint={gone.endpoint},bert_model={tiny_bert},bert_layers=2,retries=0"
+    reward = f"align,endpoint={gone.endpoint},bert_model={tiny_bert},bert_layers=2,retries=0,on_error=drop"
     code, said = ddpo("train", "--reward", reward, *TOY, "--out", "run")
     assert code == 1
     assert "did not answer: 1 try in" in said and "Connection refused" in said
