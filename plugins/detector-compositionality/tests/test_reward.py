@@ -30,6 +30,8 @@ def prompts(*texts: str) -> list[Prompt]:
 class KnownBoxes:
     """Finds what its pictures' brightness says: a picture of grey level g shows `boxes[g]`."""
 
+    overlap = 0.9
+
     def __init__(self, *boxes: list[Found]) -> None:
         self.boxes = boxes
 
@@ -65,6 +67,13 @@ def test_known_boxes_give_known_scores_and_records():
     assert detail["parts"] == {"presence": 0.45, "count": 0.5, "position": 0.0}
     assert detail["boxes"] == [{"label": "cat", "score": 0.9, "box": [0.0, 0.2, 0.4, 0.8]}]
     assert detail["caption"] == "cat 0.90, no dog"
+
+
+def test_repeated_boxes_are_counted_once_from_the_overlap_asked_for():
+    cats = [CAT_LEFT, Found("cat", 0.6, (0.1, 0.2, 0.5, 0.8))]  # IoU 0.6
+    for overlap, found in ((None, 2), (0.5, 1)):
+        reward = DetectorCompositionality(detector=KnownBoxes(cats), overlap=overlap)
+        assert reward(grey(0), prompts("a cat")).details[0]["objects"][0]["found"] == found
 
 
 def test_a_prompt_that_names_nothing_is_an_error_not_a_zero():

@@ -39,6 +39,14 @@ _OPTIONS = (
         help="confidence from which a box counts; below it an object is absent and scores 0",
     ),
     Option(
+        name="overlap",
+        type="float",
+        minimum=0,
+        maximum=1,
+        help="IoU from which two boxes of one name are one object; default 0.5 for OWL, whose patches repeat"
+        " one another, else T2I-CompBench's 0.9",
+    ),
+    Option(
         name="count",
         type="str",
         default="off",

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ddpo_core import RewardError, UsageError
 from ddpo_core.judges import loading, locate, pick_device, pick_dtype, shared
-from ddpo_reward_detector_compositionality.rules import Found
+from ddpo_reward_detector_compositionality.rules import SAME_OBJECT, Found
 from ddpo_reward_detector_compositionality.scenes import REWARD, singular, with_article
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ SYNONYMS = {
 
 class Detector(Protocol):
     """Looks for names in pictures."""
+
+    overlap: float  # IoU from which two boxes of one name are one object
 
     def __call__(self, pictures: Sequence[Image], names: Sequence[Sequence[str]]) -> list[list[Found]]:
         """For each picture, the boxes of the names asked for in it, in parts of its width and height."""
@@ -125,6 +127,7 @@ class Owl:
     network: Network
     query: str
     min_score: float
+    overlap: float = 0.5  # neighbouring patches answer for one object, and nothing suppresses them
 
     def __call__(self, pictures: Sequence[Image], names: Sequence[Sequence[str]]) -> list[list[Found]]:
         queries = [[asked(self.query, name) for name in some] for some in names]
@@ -158,6 +161,7 @@ class GroundingDino:
     network: Network
     query: str
     min_score: float
+    overlap: float = SAME_OBJECT
 
     def __call__(self, pictures: Sequence[Image], names: Sequence[Sequence[str]]) -> list[list[Found]]:
         phrases = [
@@ -211,7 +215,7 @@ class Labelled:
     """A detector with a list of names of its own, such as DETR's (2005.12872) 80 of COCO."""
 
     def __init__(self, network: Network, source: str, min_score: float) -> None:
-        self.network, self.source, self.min_score = network, source, min_score
+        self.network, self.source, self.min_score, self.overlap = network, source, min_score, SAME_OBJECT
         self.labels = {
             str(label).lower(): int(place) for place, label in network.model.config.id2label.items()
         }

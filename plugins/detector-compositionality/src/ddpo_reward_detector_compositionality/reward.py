@@ -33,6 +33,7 @@ class DetectorCompositionality:
         weights: str | None = None,
         query: str | None = None,
         min_score: float = 0.1,
+        overlap: float | None = None,
         count: Count = "off",
         spatial: Spatial = "off",
         vocabulary: Sequence[str] | None = None,
@@ -56,6 +57,7 @@ class DetectorCompositionality:
             if isinstance(detector, str)
             else detector
         )
+        self.overlap = self.detector.overlap if overlap is None else overlap
 
     def __call__(self, images: Tensor, prompts: Sequence[Prompt]) -> Scores:
         """Scores [B] in [0, 1] of images [B, 3, H, W], with the boxes found."""
@@ -85,7 +87,7 @@ class DetectorCompositionality:
     def _look(self, pictures: Sequence[Image], scenes: Sequence[Scene]) -> list[list[Found]]:
         assert self.detector is not None, "this reward was closed"
         found = self.detector(pictures, [scene.names for scene in scenes])
-        return [distinct(boxes) for boxes in found]
+        return [distinct(boxes, self.overlap) for boxes in found]
 
 
 def _detail(scene: Scene, verdict: Verdict, boxes: Sequence[Found]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ Box = tuple[float, float, float, float]
 Count = Literal["off", "exact", "soft"]
 Spatial = Literal["off", "graded", "t2i-compbench"]
 
-SAME_OBJECT = 0.9  # overlap from which two boxes of one name are one object
+SAME_OBJECT = 0.9  # part of a box inside another of its name from which both are one object; also of IoU
 NEAR_PIXELS, OF_WIDTH = 150, 512  # "near" is 150 pixels in pictures 512 pixels wide
 MOST_OVERLAP = 0.1  # IoU from which left, right, above and below lose points
 CUT = 0.5  # T2I-CompBench: totals below are 0
@@ -88,22 +88,22 @@ def count_score(scene: Scene, numbers: Sequence[int], *, soft: bool) -> float | 
     return sum(scores) / len(scores) if scores else None
 
 
-def distinct(boxes: Sequence[Found]) -> list[Found]:
+def distinct(boxes: Sequence[Found], overlap: float = SAME_OBJECT) -> list[Found]:
     """The boxes without repetitions, best first.
 
     T2I-CompBench's rule: two boxes of one name are one object where their IoU, or the part of either that
-    lies in the other, is above 0.9.
+    lies in the other, is above 0.9. A smaller `overlap` is for detectors that suppress no repetition.
     """
     kept: list[Found] = []
     for box in sorted(boxes, key=lambda box: box.score, reverse=True):
-        if not any(box.name == other.name and _same_object(box.box, other.box) for other in kept):
+        if not any(box.name == other.name and _same_object(box.box, other.box, overlap) for other in kept):
             kept.append(box)
     return kept
 
 
-def _same_object(first: Box, second: Box) -> bool:
-    shared, areas = _intersection(first, second), (_area(first), _area(second))
-    return any(part > 0 and shared / part > SAME_OBJECT for part in (sum(areas) - shared, *areas))
+def _same_object(first: Box, second: Box, overlap: float) -> bool:
+    shared, smaller = _intersection(first, second), min(_area(first), _area(second))
+    return iou(first, second) > overlap or (smaller > 0 and shared / smaller > SAME_OBJECT)
 
 
 # ---- position ----------------------------------------------------------------------------------------
