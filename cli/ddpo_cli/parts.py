@@ -115,6 +115,7 @@ def build(config: RunConfig, registry: Registry) -> Parts:
     from ddpo_core.prompts import PromptStream
     from ddpo_core.training import Task
 
+    quiet_loading()
     written = tasks_of(config)
     prompt_sets = [load_prompts(task.prompts, task.prompt, registry) for task in written]
     tasks = [
