@@ -133,7 +133,7 @@ def render_for_judges(book: SpriteBook, number: int) -> Picture:
 
 def to_pixel_values(pixels: np.ndarray) -> Tensor:
     """[B, H, W, 3] uint8 to [B, 3, H, W] in -1 to 1, what the shipped image processors do at 64 × 64."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_bytes(pixels: Tensor) -> np.ndarray:
