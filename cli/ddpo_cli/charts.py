@@ -180,12 +180,12 @@ def whisker(
 ) -> str:
     """A dot with ± one standard error, on the scale that all of `others` (mean, error) span.
 
-    `mark` is where it started, a thin line.
+    `mark` is where it started, a thin line. Nothing is drawn where no error is known: a scale of two bare
+    numbers would make any difference look large.
     """
     known = [(m, e if math.isfinite(e) else 0.0) for m, e in others if math.isfinite(m)]
-    if not math.isfinite(mean) or not known:
+    if not (math.isfinite(mean) and math.isfinite(error)):
         return ""
-    error = error if math.isfinite(error) else 0.0
     low, high = min(m - e for m, e in known), max(m + e for m, e in known)
     inner = width - 12
 

@@ -281,7 +281,7 @@ def _set(
         {(len(plan.prompts), plan.group_size) for plan in matrix.plans if plan.prompts_name == prompts}
     )
     about = [
-        f"{count} pictures" if size == 1 else f"{count // size} groups of {size} pictures of one prompt"
+        f"{count} pictures" if size == 1 else f"{_groups(count // size)} of {size} pictures of one prompt"
         for count, size in sorted(counts, key=lambda pair: pair[1])
     ]
     return {
@@ -297,6 +297,10 @@ def _set(
         ],
         "groups": [_group(gallery, matrix.columns) for gallery in mine if gallery.plan.group_size > 1],
     }
+
+
+def _groups(count: int) -> str:
+    return "1 group" if count == 1 else f"{count} groups"
 
 
 def _cell(matrix: Matrix, row: Row, column: Column) -> Cell:
