@@ -6,6 +6,7 @@ import inspect
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -240,3 +241,14 @@ def test_metadata_imports_nothing_heavy():
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert printed.stdout.strip() == "[]"
+
+
+@pytest.mark.real
+def test_pockets_own_detector_keeps_the_contract():
+    if find_spec("ddpo_pocket") is None:
+        pytest.skip("the package ddpo-pocket is not installed")
+    reward = DetectorCompositionality(weights="ddpo_pocket:judges/detector", min_score=0, device="cpu")
+    assert isinstance(reward.detector, Owl)
+    check_reward(
+        reward, INFO, prompts=prompts("a cat", "a cat and a dog", "two lions", "a bee", "a fox, a cow")
+    )

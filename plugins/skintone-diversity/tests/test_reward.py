@@ -299,3 +299,12 @@ def test_darkened_portraits_move_to_darker_buckets():
         [reading.bucket for reading in reward.read(part)] for part in (images, (images * 0.45).contiguous())
     )
     assert all(after > before or after == 3 for before, after in zip(bright, dark, strict=True))
+
+
+@pytest.mark.real
+def test_pockets_own_detector_answers_for_a_face():
+    if find_spec("ddpo_pocket") is None:
+        pytest.skip("the package ddpo-pocket is not installed")
+    options = {"detector": "zero-shot", "detector_weights": "ddpo_pocket:judges/detector", "min_score": 0.0}
+    details = judge(SkintoneDiversity(device="cpu", **options), MONK[0], MONK[5]).details
+    assert all(detail["boxes"] for detail in details)

@@ -107,7 +107,7 @@ class SkintoneDiversity:
         )
 
     def __call__(self, images: Tensor, prompts: Sequence[Prompt]) -> Scores:
-        """Credits of images [B, 3, H, W] in [0, 1], the pictures of one prompt; the level is minus the parity."""
+        """Credits of images [B, 3, H, W] in [0, 1], one prompt's pictures; the level is minus the parity."""
         readings = self.read(images)
         buckets = [reading.bucket for reading in readings]
         about_group = self.summary(buckets)
