@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -263,6 +264,15 @@ def test_half_precision_is_near(reward, build):
     scores = reward(picture_set(), prompts()).values
     tolerance = 0.05 * max(1.0, float(np.abs(scores).max()))
     assert half(picture_set(), prompts()).values == pytest.approx(scores, abs=tolerance)
+
+
+def test_two_rewards_use_their_one_copy_from_two_threads_at_once(build):
+    first, second = build("clipscore"), build("pickscore")
+    alone = [reward(picture_set(), prompts()).values.tolist() for reward in (first, second)]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(5):
+            calls = [pool.submit(reward, picture_set(), prompts()) for reward in (first, second)]
+            assert [call.result().values.tolist() for call in calls] == alone
 
 
 def test_closing_lets_go_of_the_model(build, clip_folder):
