@@ -18,10 +18,11 @@ from PIL import Image
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-WORDS = """
+_WORDS = """
     a an the two three cat cats dog dogs wolf wolves in of is this image what how many are there going on
     animal answer concisely riding bike washing dishes contains red ball : ? , .
-""".split()
+"""
+WORDS = _WORDS.split()
 END = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 
 

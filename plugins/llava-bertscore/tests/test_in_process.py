@@ -124,7 +124,9 @@ def test_weights_that_are_not_there_or_no_vision_language_model_are_one_line(tin
         answerer(tiny_bert)
     with pytest.raises(EnvironmentFault, match=r"does not hold the weights that vlm= expects"):
         answerer(tmp_path)
-    with pytest.raises(EnvironmentFault, match="llava-hf/llava-1.5-13b-hf are not on this machine") as caught:
+    with pytest.raises(
+        EnvironmentFault, match=r"llava-hf/llava-1\.5-13b-hf are not on this machine"
+    ) as caught:
         answerer("llava-hf/llava-1.5-13b-hf")
     assert "\n" not in str(caught.value)
     mute = tmp_path / "mute"

@@ -205,7 +205,7 @@ def test_one_failure_ends_the_pauses_of_the_others():
         return httpx2.Response(401 if question_in(request) == "question 5" else 503)
 
     start = time.monotonic()
-    with pytest.raises(RewardError, match="refused .* 401"):
+    with pytest.raises(RewardError, match=r"refused .* 401"):
         server(reply, retries=5)(PICTURES, QUESTIONS)
     assert time.monotonic() - start < 0.5
 
