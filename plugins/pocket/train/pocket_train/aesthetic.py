@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,8 @@ from .clip import embed_pictures
 from .damage import DAMAGES, apply, grade_of, quality_left
 from .judge_data import load_judge_data
 
-PASSES = 6
+PICTURES = 12_000  # from the start of the set, where those drawn by the model are; each whole and damaged
+PASSES = 20
 BATCH = 256
 PEAK_LR = 1e-3
 
@@ -56,9 +56,9 @@ def train_aesthetic(data: Path, clip: Path, target: Path) -> None:
     torch.manual_seed(0)
     model, pictures = CLIPModel.from_pretrained(clip).float().eval(), load_judge_data(data)
     embeddings = torch.cat(
-        [embed_pictures(model, part) for part in _blocks(pictures.whole, pictures.damaged)]
+        [embed_pictures(model, copies[:PICTURES]) for copies in (pictures.whole, pictures.damaged)]
     )
-    grades = torch.from_numpy(np.array(pictures.grades)).T.reshape(-1)
+    grades = torch.from_numpy(pictures.grades[:PICTURES].T.reshape(-1))
     head = fit_head(embeddings, grades)
     target.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.half().contiguous() for name, tensor in head.state_dict().items()}, target)
@@ -87,7 +87,7 @@ def fit_head(embeddings: Tensor, grades: Tensor) -> AestheticHead:
         loss.backward()
         optimizer.step()
         schedule.step()
-        if step % 500 == 0:
+        if step % 200 == 0:
             log.info("step %d of %d  squared error %.2f", step, steps, loss.item())
     return head.eval()
 
@@ -109,8 +109,8 @@ def measure_head(clip: CLIPModel, head: AestheticHead, whole: np.ndarray) -> dic
 
 def _measure_kind(clip: CLIPModel, head: AestheticHead, whole: np.ndarray, kind: str) -> dict[str, float]:
     rng = random.Random(kind)
-    less = np.array([rng.uniform(0, 0.8) for _ in whole])
-    more = np.array([rng.uniform(amount + 0.2, 1) for amount in less])
+    less = [rng.uniform(0, 0.8) for _ in whole]
+    more = [rng.uniform(amount + 0.2, 1) for amount in less]
     found = []
     for amounts in (less, more):
         pairs = zip(whole, amounts, strict=True)
@@ -127,9 +127,3 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float:
     """Rank correlation of two rows of numbers without ties."""
     ranks = [values.argsort().argsort() for values in (first, second)]
     return float(np.corrcoef(*ranks)[0, 1])
-
-
-def _blocks(*arrays: np.ndarray) -> Iterator[np.ndarray]:
-    """Pieces that fit in memory, one array after the other."""
-    for array in arrays:
-        yield from (array[start : start + 2000] for start in range(0, len(array), 2000))

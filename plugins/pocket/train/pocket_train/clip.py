@@ -20,11 +20,9 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from .autoencoder import cosine
-from .judge_data import JudgeData, Record, load_judge_data, to_pixel_values, what_is_shown
+from .judge_data import DRAWN, REDRAWN, JudgeData, Record, load_judge_data, to_pixel_values, what_is_shown
 
 BATCH = 96
-PEAK_LR = 1e-3
-GRADE_WEIGHT = 0.2  # of the squared error, in grades, beside the contrastive loss in nats
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +36,27 @@ class Texts:
     extra: Tensor  # [N] long: what the caption says beyond that, 0 for nothing
 
 
-def train_clip(data: Path, tokenizer: Path, target: Path, minutes: float) -> None:
+@dataclass(frozen=True)
+class Fit:
+    """One part of the training."""
+
+    minutes: float
+    peak_lr: float
+    grade_weight: float  # of the squared error, in grades, beside the contrastive loss in nats
+    drawn: int  # pictures of a batch that the model drew or redrew, beyond the few that chance brings
+
+
+def train_clip(data: Path, tokenizer: Path, target: Path, minutes: float, tune_minutes: float) -> None:
     """Fits a CLIPModel to the set in `data` and stores it with its processor in `target`, once."""
     if (target / "config.json").exists():
         return
     torch.manual_seed(0)
     words = CLIPTokenizer.from_pretrained(tokenizer)
     pictures = load_judge_data(data)
-    model = fit_clip(new_clip(words), pictures, describe(pictures.records, words), minutes)
+    model, texts = new_clip(words), describe(pictures.records, words)
+    fit_clip(model, pictures, texts, Fit(minutes, peak_lr=1e-3, grade_weight=0.2, drawn=0))
+    # what tells the model's own pictures from renderings is fine, and few of those are in the set
+    fit_clip(model, pictures, texts, Fit(tune_minutes, peak_lr=4e-4, grade_weight=0.6, drawn=20))
     model.half().save_pretrained(target)
     CLIPProcessor(new_image_processor(), words).save_pretrained(target)
 
@@ -112,17 +123,17 @@ def contrastive_loss(image_embeds: Tensor, text_embeds: Tensor, scale: Tensor, t
     return losses / 2
 
 
-def fit_clip(model: CLIPModel, data: JudgeData, texts: Texts, minutes: float) -> CLIPModel:
-    """Trains `model` and a linear probe of grades for that long."""
+def fit_clip(model: CLIPModel, data: JudgeData, texts: Texts, fit: Fit) -> CLIPModel:
+    """Trains `model` and a new linear probe of grades."""
     model.set_attn_implementation("eager")  # on a CPU twice as fast backward as the fused attention
     probe = nn.Linear(model.config.projection_dim, 1)
     parameters = [*model.parameters(), *probe.parameters()]
-    optimizer = torch.optim.AdamW(parameters, PEAK_LR, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
+    optimizer = torch.optim.AdamW(parameters, fit.peak_lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
     rng, start, step, recent = np.random.default_rng(0), time.time(), 0, np.zeros(2)
-    while (fraction := (time.time() - start) / (minutes * 60)) < 1:
-        optimizer.param_groups[0]["lr"] = PEAK_LR * min(1, (step + 1) / 200) * cosine(fraction)
-        places = np.sort(rng.integers(0, len(data.records), BATCH))
-        pixels, grades = data.pick(places, rng.random(BATCH) < 0.5)
+    while (fraction := (time.time() - start) / (fit.minutes * 60)) < 1:
+        optimizer.param_groups[0]["lr"] = fit.peak_lr * min(1, (step + 1) / 100) * cosine(fraction)
+        places, damaged = draw_places(len(data.records), fit.drawn, rng)
+        pixels, grades = data.pick(places, damaged)
         chosen = torch.from_numpy(places)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             output = model(pixel_values=disturb(to_pixel_values(pixels)), input_ids=texts.tokens[chosen])
@@ -132,7 +143,7 @@ def fit_clip(model: CLIPModel, data: JudgeData, texts: Texts, minutes: float) ->
         contrast = contrastive_loss(images, sentences, model.logit_scale.exp().clamp(max=50), truth)
         grade_error = F.mse_loss(5.5 + 10 * probe(images)[:, 0], torch.from_numpy(grades))
         optimizer.zero_grad()
-        (contrast + GRADE_WEIGHT * grade_error).backward()
+        (contrast + fit.grade_weight * grade_error).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         step, recent = step + 1, recent + np.array([contrast.item(), grade_error.item()])
@@ -145,6 +156,14 @@ def fit_clip(model: CLIPModel, data: JudgeData, texts: Texts, minutes: float) ->
             )
             recent[:] = 0
     return model.eval()
+
+
+def draw_places(count: int, drawn: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(places [B] from 0 to count, damaged [B] bool): half damaged, `drawn` of them from the set's start."""
+    places, damaged = rng.integers(0, count, BATCH), np.arange(BATCH) < BATCH // 2
+    places[:drawn] = rng.integers(0, REDRAWN + DRAWN, drawn)
+    order = places.argsort(kind="stable")  # neighbours in the file are read faster
+    return places[order], damaged[order]
 
 
 def disturb(pixels: Tensor) -> Tensor:

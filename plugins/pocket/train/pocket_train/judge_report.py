@@ -38,22 +38,26 @@ GUIDED = Sampling(steps=25, guidance_scale=4.0, eta=0.0, seed=DRAWING.seed)
 Pictures = tuple[np.ndarray, list[Record]]  # [B, 64, 64, 3] uint8 and what they show
 
 
-def report(sprites: Path, model: Path, judges: Path, docs: Path, count: int = 300) -> dict:
-    """Everything measured, also written to `docs/judges.json`. `count`: renderings of each kind of scene."""
-    book = load_or_draw(Path(), sprites)
+def report(sprites: Path, model: Path, judges: Path, docs: Path, count: int = 150) -> dict:
+    """Everything measured, also put into `docs/judges.json`, where other judges' entries stay.
+
+    `count`: renderings of each kind of scene.
+    """
+    book, file = load_or_draw(Path(), sprites), docs / "judges.json"
     scenes = {
         name: _held_out(book, count, scene, split, REPORT_SEED + 100_000 * place)
         for place, (name, (scene, split)) in enumerate(SCENES.items())
     }
     clip, words = CLIPModel.from_pretrained(judges / "clip").float().eval(), _tokenizer(judges / "clip")
-    result = {
-        "renderings_per_scene": count,
+    head = load_head(judges / "aesthetic/head.safetensors")
+    numbers = {
         "clip": clip_report(clip, words, scenes, model),
-        "aesthetic": aesthetic_report(clip, load_head(judges / "aesthetic/head.safetensors"), scenes, model),
+        "aesthetic": aesthetic_report(clip, head, scenes, model),
         "captioner": captioner_report(judges / "captioner", scenes, model),
     }
-    (docs / "judges.json").write_text(json.dumps(result, indent=2) + "\n")
-    return result
+    everything = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(everything | numbers, indent=2) + "\n")
+    return numbers
 
 
 def clip_report(clip: CLIPModel, words: CLIPTokenizer, scenes: dict[str, Pictures], model: Path) -> dict:
@@ -69,6 +73,7 @@ def clip_report(clip: CLIPModel, words: CLIPTokenizer, scenes: dict[str, Picture
         "pair held out": world.pairs(),
     }
     return {
+        "renderings_per_scene": len(pixels),
         "animals_right": _share(name_animals(clip, words, pixels), names),
         "animals_right_after_autoencoder": _share(
             name_animals(clip, words, decode_again(model, pixels)), names
@@ -82,11 +87,9 @@ def clip_report(clip: CLIPModel, words: CLIPTokenizer, scenes: dict[str, Picture
 
 def aesthetic_report(clip: CLIPModel, head: AestheticHead, scenes: dict[str, Pictures], model: Path) -> dict:
     """How well damages are ordered, and mean grades of renderings and of what the model draws."""
-    whole = np.concatenate([pixels[:60] for pixels, _ in scenes.values()])
-    pipeline, prompts = (
-        load_pipeline(model),
-        [*world.animals() * 3, *world.people(), *world.animals_activities()[::9]],
-    )
+    whole = np.concatenate([pixels[:30] for pixels, _ in scenes.values()])
+    pipeline = load_pipeline(model)
+    prompts = [*world.animals(), *world.people()[::2], *world.animals_activities()[::9]]
     shown = {
         "renderings": whole,
         "renderings_after_autoencoder": decode_again(model, whole),
@@ -131,6 +134,7 @@ def captioner_report(folder: Path, scenes: dict[str, Pictures], model: Path) -> 
     noise = np.random.default_rng(0).integers(0, 256, (100, 64, 64, 3)).astype(np.uint8)
     plain = np.stack([np.full((64, 64, 3), colour, np.uint8) for colour in world.COLOURS.values()])
     return {
+        "renderings_per_scene": len(scenes["animal"][0]),
         "captions_right": captions,
         "captions_right_overall": round(float(np.mean(list(captions.values()))), 3),
         "captions_right_after_autoencoder": decoded,

@@ -15,6 +15,9 @@ from .classifier import fit_classifier
 from .clip import train_clip
 from .collect import collect
 from .denoiser import encode_dataset, export_pipeline, train_denoiser
+from .detector import train_detector
+from .detector_data import make_detector_data
+from .detector_report import report_detector
 from .evaluate import evaluate
 from .judge_data import make_judge_data
 from .judge_report import report
@@ -39,7 +42,9 @@ class Plan:
     classifier_minutes: float
     judge_pictures: int
     clip_minutes: float
+    clip_tune_minutes: float
     captioner_minutes: float
+    detector_minutes: float
 
 
 def run(plan: Plan) -> None:
@@ -74,11 +79,16 @@ def train_judges(plan: Plan) -> None:
     sprites, data, made = plan.work / "data/sprites.npz", plan.work / "judge-data", plan.work / "judges"
     log.info("judges: %d pictures", plan.judge_pictures)
     make_judge_data(sprites, plan.model, data, plan.judge_pictures, plan.workers)
-    log.info("judges: CLIP, %g minutes; aesthetic head", plan.clip_minutes)
-    train_clip(data, plan.model / "tokenizer", made / "clip", plan.clip_minutes)
+    log.info("judges: CLIP, %g minutes; aesthetic head", plan.clip_minutes + plan.clip_tune_minutes)
+    train_clip(data, plan.model / "tokenizer", made / "clip", plan.clip_minutes, plan.clip_tune_minutes)
     train_aesthetic(data, made / "clip", made / "aesthetic/head.safetensors")
     log.info("judges: captioner, %g minutes", plan.captioner_minutes)
     train_captioner(data, made / "clip", made / "captioner", plan.captioner_minutes)
+    log.info("judges: detector, %g minutes", plan.detector_minutes)
+    boxes = make_detector_data(sprites, plan.model, plan.work / "detector-data.npz")
+    train_detector(boxes, plan.model / "tokenizer", made / "detector", plan.detector_minutes)
     shutil.copytree(made, plan.judges, dirs_exist_ok=True)
     log.info("judges: report")
     log.info(json.dumps(report(sprites, plan.model, plan.judges, plan.docs), indent=2))
+    detector = report_detector(plan.judges / "detector", sprites, plan.model, plan.docs)
+    log.info(json.dumps(detector, indent=2))
