@@ -11,7 +11,7 @@ import json
 import os
 import random
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,10 @@ def load(folder: Path) -> RunState:
         raise CheckpointError(
             f"checkpoint {folder}: cannot be read: {type(error).__name__}: {error}"
         ) from error
+    missing = {field.name for field in fields(RunState)} - {*rest, "weights", "optimizer", "scaler"}
+    if missing:
+        what = ", ".join(sorted(missing))
+        raise CheckpointError(f"checkpoint {folder}: has no {what}; another ddpo wrote it")
     return RunState(weights=weights, optimizer=tensors["optimizer"], scaler=tensors["scaler"], **rest)
 
 

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-M = TypeVar("M")
+T = TypeVar("T")
+
+PATIENCE = 5.0  # seconds that the hub has to answer
 
 DEVICE = Option(
     name="device",
@@ -71,11 +73,45 @@ def locate(source: str) -> str:
     return str(path)
 
 
-def fetch(repo_id: str, filename: str, *, revision: str | None = None) -> Path:
+def fetch(repo_id: str, filename: str) -> Path:
     """A file of a hub repository, from the cache where it is there. Use it inside `loading`."""
     from huggingface_hub import hf_hub_download
 
-    return Path(hf_hub_download(repo_id, filename, revision=revision))
+    return Path(
+        cached_first(repo_id, lambda local: hf_hub_download(repo_id, filename, local_files_only=local))
+    )
+
+
+def pretrained(kind: Any, source: str, **options: Any) -> Any:
+    """`kind.from_pretrained(source, …)` of transformers, from the cache where it is there."""
+    return cached_first(source, lambda local: kind.from_pretrained(source, local_files_only=local, **options))
+
+
+def cached_first(source: str, load: Callable[[bool], T]) -> T:
+    """`load(local_files_only)`: from the disk where it is there, else from the hub if that answers.
+
+    The hub's own client asks five times, for half a minute and more, before it says that there is no network.
+    Raises what `load` raises, or `ConnectionError` where no hub answers. Use it inside `loading`.
+    """
+    if Path(source).exists():
+        return load(True)
+    try:
+        return load(True)
+    except OSError:  # what transformers and huggingface_hub raise for a file that is not cached
+        ask_hub()
+        return load(False)
+
+
+def ask_hub() -> None:
+    """Return when the hub answers, whatever it says. Raises `ConnectionError` where it does not."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        raise ConnectionError("not in the cache, and HF_HUB_OFFLINE is set")
+    try:
+        get_session().head(constants.ENDPOINT, timeout=PATIENCE)
+    except Exception as error:  # of requests, httpx or httpx2, by the client's version
+        raise ConnectionError(f"the model hub does not answer ({error})") from error
 
 
 @contextmanager
@@ -121,10 +157,10 @@ _models: weakref.WeakValueDictionary[Hashable, Any] = weakref.WeakValueDictionar
 _loading = threading.Lock()
 
 
-def shared(key: Hashable, load: Callable[[], M]) -> M:
+def shared(key: Hashable, load: Callable[[], T]) -> T:
     """The model of this key, loaded once for all rewards that hold it and freed with the last of them."""
     with _loading:
-        model: M | None = _models.get(key)
+        model: T | None = _models.get(key)
         if model is None:
             model = load()
             _models[key] = model

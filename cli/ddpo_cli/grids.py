@@ -130,7 +130,8 @@ class SavedGrid:
 
     def judged(self) -> list[tuple[Image, Record | None]]:
         """Each cell with its record."""
-        return list(zip(self.cells, self.records or [None] * len(self.cells), strict=True))
+        records: Sequence[Record | None] = self.records or [None] * len(self.cells)
+        return list(zip(self.cells, records, strict=True))
 
 
 def saved_epochs(folder: RunFolder) -> list[int]:

@@ -108,6 +108,11 @@ class RunFolder:
         root.mkdir(parents=True, exist_ok=True)
         return cls(root)
 
+    def discard_unused(self) -> None:
+        """Remove the folder of a run that did not come to draw or train anything."""
+        if not self.metrics.exists() and not self.images.exists() and not self.checkpoints.exists():
+            shutil.rmtree(self.root, ignore_errors=True)
+
     @classmethod
     def open(cls, root: Path) -> RunFolder:
         """A run that is there. Raises `UsageError` where there is none."""

@@ -13,14 +13,15 @@ import typer
 
 from ddpo_cli import config_file, flags, provenance
 from ddpo_cli.flags import with_setting_flags
-from ddpo_cli.live import Header, make_view
+from ddpo_cli.live import Header, View, make_view
 from ddpo_cli.resolve import CLIP_RANGE, Layer, Resolved, from_file, from_preset, resolve
 from ddpo_cli.run_folder import RunFolder
 from ddpo_cli.settings import RunConfig, declared
 from ddpo_cli.tasks import TaskText, tasks_of
-from ddpo_core.errors import UsageError
+from ddpo_core.errors import DdpoError, UsageError
 
 if TYPE_CHECKING:
+    from ddpo_cli.session import Session
     from ddpo_core.discovery import Registry
 
 INTERRUPTED = 130
@@ -179,15 +180,12 @@ def resumed(before: Resolved, after: RunConfig, folder: RunFolder) -> Resolved:
 def _run(
     folder: RunFolder, resolved: Resolved, registry: Registry, header: Header, resume_at: int | None
 ) -> None:
-    from ddpo_cli import parts, report
+    from ddpo_cli import report
 
     goes_on = f"ddpo train --resume {folder.root}"
     view = make_view()
     try:
-        parts.require_torch()
-        from ddpo_cli.session import Session
-
-        session = Session(folder, resolved, registry, view)
+        session = _begin(folder, resolved, registry, view)
         outcome = session.run(header, resume_at)
     except KeyboardInterrupt:
         latest = folder.latest_checkpoint()
@@ -205,6 +203,21 @@ def _run(
     print(f"report   {folder.report}")
     print(f"adapter  {folder.adapter}")
     print(f"pictures ddpo sample {folder.root} --prompt TEXT")
+
+
+def _begin(folder: RunFolder, resolved: Resolved, registry: Registry, view: View) -> Session:
+    """The session; where it cannot be, a folder in which nothing has happened goes again."""
+    from ddpo_cli import parts
+
+    try:
+        parts.require_torch()
+        from ddpo_cli.session import Session
+
+        return Session(folder, resolved, registry, view)
+    except DdpoError:
+        if is_first_process():
+            folder.discard_unused()
+        raise
 
 
 def make_header(folder: RunFolder, config: RunConfig, plugins: dict[str, Any]) -> Header:

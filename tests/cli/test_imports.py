@@ -17,14 +17,15 @@ PLUGINS = sorted((ROOT / "plugins").glob("*/src/**/*.py"))
 
 # What each layer of the core may import of the core besides itself: types, errors ← protocols ← the path's
 # modules ← training. Finding plugins stands beside the path: it knows records, not what is done with them.
-WORDS = {"errors", "types", "info", "batches"}
-CONTRACT = WORDS | {"protocols", "hookspecs", "spec"}
+WORDS = {"errors", "types", "info", "batches", "constraints"}
+CONTRACT = WORDS | {"protocols", "hookspecs", "spec", "judges"}
 PATH = {
     "advantages",
     "denoisers",
     "denoising",
     "estimators",
     "losses",
+    "mixing",
     "prompt_sets",
     "prompts",
     "rewards",

@@ -1,3 +1,4 @@
+import json
 import random
 
 import numpy as np
@@ -72,6 +73,15 @@ def test_a_damaged_file_is_one_clear_error(tmp_path, victim):
     folder = checkpoint.save(tmp_path, state(1))
     (folder / victim).write_bytes(b"{broken")
     with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoint.load(folder)
+
+
+def test_a_checkpoint_of_another_version_says_what_it_lacks(tmp_path):
+    folder = checkpoint.save(tmp_path, state(1))
+    rest = json.loads((folder / "state.json").read_text())
+    del rest["multipliers"]
+    (folder / "state.json").write_text(json.dumps(rest))
+    with pytest.raises(CheckpointError, match="has no multipliers; another ddpo wrote it"):
         checkpoint.load(folder)
 
 

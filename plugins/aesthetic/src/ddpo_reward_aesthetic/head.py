@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ddpo_core.errors import EnvironmentFault
-from ddpo_core.judges import loading, locate, sha256
+from ddpo_core.judges import fetch, loading, locate, sha256
 from ddpo_reward_aesthetic import HEAD, HEAD_FILE, HEAD_SHA256
-from ddpo_reward_aesthetic.hub import cached_first
 
 
 class AestheticHead(nn.Module):
@@ -98,13 +97,7 @@ def _in_hub(source: str) -> tuple[str, str]:
 
 
 def _file(source: str, repo_id: str, filename: str) -> Path:
-    if Path(source).exists():
-        return Path(source)
-    from huggingface_hub import hf_hub_download
-
-    return Path(
-        cached_first(source, lambda local: hf_hub_download(repo_id, filename, local_files_only=local))
-    )
+    return Path(source) if Path(source).exists() else fetch(repo_id, filename)
 
 
 def _check_sha256(path: Path) -> None:

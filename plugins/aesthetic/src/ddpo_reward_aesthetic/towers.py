@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ddpo_core.errors import EnvironmentFault, UsageError
-from ddpo_core.judges import loading, locate, shared
-from ddpo_reward_aesthetic.hub import ask_hub, cached_first
+from ddpo_core.judges import ask_hub, cached_first, loading, locate, shared
 from ddpo_reward_aesthetic.pixels import of_open_clip, of_processor
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ddpo_core import RewardError, UsageError
-from ddpo_core.judges import loading, locate, pick_device, pick_dtype, shared
+from ddpo_core.judges import loading, locate, pick_device, pick_dtype, pretrained, shared
 from ddpo_reward_detector_compositionality.rules import SAME_OBJECT, Found
 from ddpo_reward_detector_compositionality.scenes import REWARD, singular, with_article
 
@@ -103,7 +103,7 @@ def load(
     with loading(REWARD, "weights", source):
         from transformers import AutoConfig
 
-        kind: str = AutoConfig.from_pretrained(source).model_type
+        kind: str = pretrained(AutoConfig, source).model_type
         precision = _precision(dtype, kind, place)
         network = shared(
             (REWARD, source, str(place), str(precision)), lambda: _network(source, place, precision)
@@ -263,13 +263,13 @@ class Labelled:
 def _network(source: str, place: torch.device, precision: torch.dtype) -> Network:
     import transformers
 
-    kind = transformers.AutoConfig.from_pretrained(source).model_type
+    kind = pretrained(transformers.AutoConfig, source).model_type
     if kind in (*OWL_TYPES, *DINO_TYPES):
-        model = transformers.AutoModelForZeroShotObjectDetection.from_pretrained(source, dtype=precision)
-        processor = transformers.AutoProcessor.from_pretrained(source)
+        model = pretrained(transformers.AutoModelForZeroShotObjectDetection, source, dtype=precision)
+        processor = pretrained(transformers.AutoProcessor, source)
     else:
-        model = transformers.AutoModelForObjectDetection.from_pretrained(source, dtype=precision)
-        processor = transformers.AutoImageProcessor.from_pretrained(source)
+        model = pretrained(transformers.AutoModelForObjectDetection, source, dtype=precision)
+        processor = pretrained(transformers.AutoImageProcessor, source)
     return Network(model.to(place).eval(), processor)
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ddpo_core.errors import UsageError
-from ddpo_core.judges import loading, locate, pick_device, shared
+from ddpo_core.judges import loading, locate, pick_device, pretrained, shared
 
 if TYPE_CHECKING:
     import torch
@@ -99,7 +99,7 @@ def pick_layers(reward: str, bert_model: str, source: str, layers: int | None) -
     from bert_score.utils import model2layers
     from transformers import AutoConfig
 
-    total = AutoConfig.from_pretrained(source).num_hidden_layers
+    total = pretrained(AutoConfig, source).num_hidden_layers
     if layers is None and bert_model not in model2layers:
         raise UsageError(
             f"reward '{reward}': bert_layers is needed with bert_model={bert_model}, for which"
@@ -118,8 +118,8 @@ def load(source: str, layers: int, device: torch.device) -> Encoder:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    model: Any = AutoModel.from_pretrained(source, num_hidden_layers=layers, dtype=torch.float32)
+    tokenizer = pretrained(AutoTokenizer, source)
+    model: Any = pretrained(AutoModel, source, num_hidden_layers=layers, dtype=torch.float32)
     positions = getattr(model.config, "max_position_embeddings", None) or LONGEST_TEXT
     tokenizer.model_max_length = min(tokenizer.model_max_length, positions, LONGEST_TEXT)
     if hasattr(model, "encoder") and hasattr(model, "decoder"):

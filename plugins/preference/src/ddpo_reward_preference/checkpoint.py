@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ddpo_core.judges import locate
-from ddpo_reward_preference.hub import cached_first
+from ddpo_core.judges import fetch, locate
 
 
 def in_hub(source: str) -> tuple[str, str]:
@@ -60,11 +59,4 @@ def _misfit(expected: tuple[int, ...] | None, got: tuple[int, ...] | None) -> st
 
 
 def _file(source: str) -> Path:
-    if Path(source).exists():
-        return Path(source)
-    from huggingface_hub import hf_hub_download
-
-    repo_id, filename = in_hub(source)
-    return Path(
-        cached_first(source, lambda local: hf_hub_download(repo_id, filename, local_files_only=local))
-    )
+    return Path(source) if Path(source).exists() else fetch(*in_hub(source))

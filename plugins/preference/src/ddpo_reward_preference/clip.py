@@ -10,8 +10,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.nn import functional
 
-from ddpo_core.judges import loading, locate, shared
-from ddpo_reward_preference.hub import cached_first
+from ddpo_core.judges import cached_first, loading, locate, shared
 from ddpo_reward_preference.judge import each_once
 from ddpo_reward_preference.pixels import of_processor
 

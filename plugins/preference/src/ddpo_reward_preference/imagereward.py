@@ -10,12 +10,11 @@ from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
-from ddpo_core.judges import loading, locate, shared
+from ddpo_core.judges import cached_first, loading, locate, shared
 from ddpo_reward_preference import IMAGEREWARD, IMAGEREWARD_FILE, TOKENIZER
 from ddpo_reward_preference.blip import network_of
 from ddpo_reward_preference.checkpoint import named, read_file
 from ddpo_reward_preference.clip import overlong
-from ddpo_reward_preference.hub import cached_first
 from ddpo_reward_preference.judge import PairJudge
 from ddpo_reward_preference.pixels import CLIP_MEAN, CLIP_STD, Pixels
 

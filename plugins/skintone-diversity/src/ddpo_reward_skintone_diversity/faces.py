@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ddpo_core import EnvironmentFault
-from ddpo_core.judges import loading, locate, pick_device, pick_dtype, sha256, shared
+from ddpo_core.judges import loading, locate, pick_device, pick_dtype, pretrained, sha256, shared
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 Box = tuple[float, float, float, float]
@@ -132,8 +132,8 @@ class ZeroShot:
         self.query, self.min_score, self.batch_size = query, min_score, batch_size
 
         def load() -> _Loaded:
-            model = transformers.AutoModelForZeroShotObjectDetection.from_pretrained(source, dtype=precision)
-            return _Loaded(transformers.AutoProcessor.from_pretrained(source), model.to(place).eval())
+            model = pretrained(transformers.AutoModelForZeroShotObjectDetection, source, dtype=precision)
+            return _Loaded(pretrained(transformers.AutoProcessor, source), model.to(place).eval())
 
         with loading(REWARD, "detector_weights", source):
             self.loaded = shared((REWARD, source, str(place), str(precision)), load)
