@@ -40,7 +40,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--judge-pictures", type=int, default=60_000, help="pictures for the judges")
     parser.add_argument("--clip-minutes", type=float, default=20)
     parser.add_argument("--clip-tune-minutes", type=float, default=9)
-    parser.add_argument("--captioner-minutes", type=float, default=24)
+    parser.add_argument("--captioner-minutes", type=float, default=35)
     parser.add_argument("--detector-minutes", type=float, default=30)
     return parser.parse_args()
 
