@@ -1,6 +1,7 @@
 """scores → advantages, where there are several rewards: one direction from many.
 
-    gdpo     standardise each reward, weight, add, standardise once more (GDPO, arXiv 2601.05242): the default
+    gdpo     standardise each reward, weight, add, standardise once more (GDPO, arXiv 2601.05242): the default.
+             All have the same spread over the round before they are weighted, so weights are shares
     sum      weight and add the scores as they are; the largest unit wins, and the shares say so
     pcgrad   a gradient for each reward; what contradicts another reward is taken out of it before they are
              added (PCGrad, Yu et al. 2020, arXiv 2001.06782). Costs one backward pass for each reward
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+SMALLEST_SPREAD = 0.25
 Standardise = Callable[[str, np.ndarray], np.ndarray]  # (label, scores [N]) → advantages [N], NaN → 0
 
 
@@ -50,10 +52,13 @@ class GDPO:
         self, scores: Mapping[str, np.ndarray], weights: Mapping[str, float], standardise: Standardise
     ) -> Mixed:
         """One reward alone is only turned by its weight's sign: there is nothing to balance it against."""
-        parts = {label: weight * standardise(label, scores[label]) for label, weight in weights.items()}
-        if len(parts) == 1:
+        if len(weights) == 1:
             ((label, weight),) = weights.items()
-            return Mixed({"all": parts[label] / abs(weight)}, {label: 1.0})
+            return Mixed({"all": np.sign(weight) * standardise(label, scores[label])}, {label: 1.0})
+        parts = {
+            label: weight * equal_spread(standardise(label, scores[label]))
+            for label, weight in weights.items()
+        }
         total = np.sum(list(parts.values()), axis=0)
         spread = total.std()
         whitened = (total - total.mean()) / spread if spread > 0 else np.zeros_like(total)
@@ -86,7 +91,10 @@ class PCGrad:
     def mix(
         self, scores: Mapping[str, np.ndarray], weights: Mapping[str, float], standardise: Standardise
     ) -> Mixed:
-        parts = {label: weight * standardise(label, scores[label]) for label, weight in weights.items()}
+        parts = {
+            label: weight * equal_spread(standardise(label, scores[label]))
+            for label, weight in weights.items()
+        }
         return Mixed(parts, shares_of(parts))
 
     def gradient(self, gradients: Tensor, generator: np.random.Generator) -> Tensor:
@@ -101,6 +109,16 @@ class PCGrad:
 
 
 MIXERS: Mapping[str, Callable[[], Mixer]] = {"gdpo": GDPO, "sum": WeightedSum, "pcgrad": PCGrad}
+
+
+def equal_spread(standardised: np.ndarray) -> np.ndarray:
+    """Advantages [N] with a spread of 1 over the round, so that equal weights are equal shares.
+
+    Standardised over prompts or groups, a reward that is the same for most prompts has a smaller one. What is
+    all but constant, and stands under its `resolution`, is raised to four times its spread at most.
+    """
+    spread = max(float(standardised.std()), SMALLEST_SPREAD)
+    return np.asarray(standardised / spread)
 
 
 def shares_of(parts: Mapping[str, np.ndarray]) -> dict[str, float]:

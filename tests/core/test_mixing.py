@@ -9,7 +9,7 @@ import torch
 from ddpo_core.advantages import Normaliser, standardise
 from ddpo_core.constraints import Constraint, Multipliers
 from ddpo_core.errors import UsageError
-from ddpo_core.mixing import GDPO, MIXERS, PCGrad, WeightedSum, correlations, shares_of
+from ddpo_core.mixing import GDPO, MIXERS, PCGrad, WeightedSum, correlations, equal_spread, shares_of
 from ddpo_core.types import Prompt
 
 
@@ -57,6 +57,20 @@ def test_shares_follow_the_squares_of_the_weights_of_independent_rewards():
     generator = np.random.default_rng(1)
     shares = shares_of({"a": 3.0 * generator.normal(size=100_000), "b": generator.normal(size=100_000)})
     assert shares["a"] == pytest.approx(0.9, abs=0.01)  # 9 / (9 + 1)
+
+
+@pytest.mark.parametrize("mixer", [GDPO(), PCGrad()])
+def test_a_reward_that_few_prompts_tell_apart_has_the_share_of_its_weight_all_the_same(mixer):
+    generator = np.random.default_rng(2)
+    scores = {"a": generator.normal(size=4000), "b": generator.normal(size=4000)}
+    scores["b"][1000:] = 0  # three prompts of four: no difference, so no advantage
+    mixed = mixer.mix(scores, {"a": 0.5, "b": 0.5}, lambda label, values: values)
+    assert mixed.shares["b"] == pytest.approx(0.5, abs=0.03)
+
+
+def test_what_is_all_but_constant_is_not_blown_up():
+    assert equal_spread(np.array([-1e-3, 1e-3])) == pytest.approx([-4e-3, 4e-3])
+    assert equal_spread(np.array([-3.0, 3.0])) == pytest.approx([-1, 1])
 
 
 def test_one_reward_alone_is_only_turned_by_its_sign():
