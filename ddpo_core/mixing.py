@@ -1,6 +1,6 @@
 """scores → advantages, where there are several rewards: one direction from many.
 
-    gdpo     standardise each reward, weight, add, standardise once more (GDPO, arXiv 2601.05242): the default.
+    gdpo     standardise each reward, weight, add, standardise again (GDPO, arXiv 2601.05242): the default.
              All have the same spread over the round before they are weighted, so weights are shares
     sum      weight and add the scores as they are; the largest unit wins, and the shares say so
     pcgrad   a gradient for each reward; what contradicts another reward is taken out of it before they are
