@@ -31,6 +31,7 @@ class RunState:
     """A run between two epochs. The samplers' noise is no part of it: that follows from seed and epoch."""
 
     epoch: int  # epochs that are done
+    updates: int  # optimiser steps that are done
     reward_queries: int  # images scored so far
     weights: dict[str, Tensor]  # the trained weights
     optimizer: dict[str, Any]
@@ -93,6 +94,7 @@ def save(root: Path, state: RunState) -> Path:
     torch.save({"optimizer": state.optimizer, "scaler": state.scaler}, unfinished / "optimizer.pt")
     rest = {
         "epoch": state.epoch,
+        "updates": state.updates,
         "reward_queries": state.reward_queries,
         "normaliser": state.normaliser,
         "prompts": state.prompts,

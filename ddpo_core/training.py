@@ -51,6 +51,7 @@ class Settings:
     num_steps: int = 50
     guidance_scale: float = 5.0
     learning_rate: float = 3e-4
+    warmup_updates: int = 0  # the learning rate rises to its value over so many optimiser steps
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     # Log-probs are means over latent elements, so gradients are small: under Adam's usual 1e-8 at times.
@@ -181,6 +182,7 @@ class Trainer:
         schedule = sampler.schedule(denoiser, settings.num_steps)
         self.policy = Policy(denoiser, sampler, schedule, settings.guidance_scale)
         self.epoch = 0
+        self.updates = 0
         self.reward_queries = 0
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
@@ -369,6 +371,7 @@ class Trainer:
                 gradients.append(self.take_gradient())
         if gradients:
             self.put_gradient(task.objective.mixer.gradient(torch.stack(gradients), generator))
+        self.set_learning_rate()
         grad_norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
         metrics = {**totals, "grad_norm": float(grad_norm)}
         if self.settings.mixed_precision != "fp16" and not all(map(math.isfinite, metrics.values())):
@@ -379,7 +382,14 @@ class Trainer:
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.updates += 1
         return metrics
+
+    def set_learning_rate(self) -> None:
+        """The rate of the coming update. Adam's first steps are the longest, and they follow one batch."""
+        share = min(1.0, (self.updates + 1) / max(1, self.settings.warmup_updates))
+        for group in self.optimizer.param_groups:
+            group["lr"] = share * self.settings.learning_rate
 
     def accumulate(self, minibatches: Iterable[Minibatch]) -> dict[str, float]:
         """Add up the minibatches' weighted gradients; means of loss and diagnostics over all processes."""
@@ -428,6 +438,7 @@ class Trainer:
         scaler = self.accelerator.scaler
         return RunState(
             epoch=self.epoch,
+            updates=self.updates,
             reward_queries=self.reward_queries,
             weights=self.policy.denoiser.trainable_state(),
             optimizer=self.optimizer.state_dict(),
@@ -450,6 +461,7 @@ class Trainer:
             self.multipliers[task.name].load_state_dict(state.multipliers.get(task.name, {}))
         restore_random(state.random[self.accelerator.process_index % len(state.random)])
         self.epoch = state.epoch
+        self.updates = state.updates
         self.reward_queries = state.reward_queries
 
 

@@ -143,6 +143,9 @@ class RunConfig:
     learning_rate: float = setting(
         DERIVED, "AdamW's (default: 3e-4 for a LoRA, 1e-5 for all weights).", LEARNING, above=0
     )
+    warmup_updates: int = setting(
+        0, "Optimiser steps over which the learning rate rises to its value.", LEARNING, minimum=0
+    )
     adam_epsilon: float = setting(
         1e-10, "AdamW's ε: log-probs are means over latents, so gradients are small.", LEARNING, above=0
     )

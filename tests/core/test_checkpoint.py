@@ -13,6 +13,7 @@ from ddpo_core.errors import CheckpointError
 def state(epoch, weight=1.0):
     return RunState(
         epoch=epoch,
+        updates=4 * epoch,
         reward_queries=8 * epoch,
         weights={"layer.lora_A": torch.full((2, 3), weight)},
         optimizer={

@@ -18,7 +18,7 @@ from ddpo_core.prompts import PromptStream
 from ddpo_core.rewards import Objective, Term
 from ddpo_core.samplers.ddim import DDIM
 from ddpo_core.testing import ToyDenoiser
-from ddpo_core.training import Settings, Task, train
+from ddpo_core.training import Settings, Task, Trainer, train
 from ddpo_core.types import Prompt, Scores
 
 SETTINGS = Settings(
@@ -31,6 +31,9 @@ SETTINGS = Settings(
     guidance_scale=2.0,
     learning_rate=1e-3,
 )
+
+
+PARTS = ("denoiser", "sampler", "estimator", "tasks")
 
 
 def brightness(images, prompts):
@@ -244,6 +247,20 @@ def test_half_precision_keeps_ratio_one_before_the_first_update(tiny_pipeline, m
     settings = replace(SETTINGS, epochs=1, mixed_precision=mixed_precision, train_batch_size=4)
     (epoch,) = train(**parts(tiny_pipeline, settings=settings))
     assert epoch.metrics["self_check/ratio_error"] <= 1e-5
+
+
+def test_the_learning_rate_rises_linearly_over_the_warm_up_and_stays(tiny_pipeline):
+    settings = replace(SETTINGS, epochs=2, warmup_updates=3, learning_rate=0.3)
+    rates = []
+    run = parts(tiny_pipeline, settings=settings)
+    trainer = Trainer(
+        *(run[name] for name in PARTS), settings, run["normaliser"], None, lambda progress: None
+    )
+    step = trainer.optimizer.step
+    trainer.optimizer.step = lambda: (rates.append(trainer.optimizer.param_groups[0]["lr"]), step())
+    for _ in range(2):
+        trainer.run_epoch(check=False)
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.3])
 
 
 # several rewards, several tasks
