@@ -53,6 +53,14 @@ TIMESTEP_FRACTION = Option(
     maximum=1,
     help="part of each sample's steps that is trained on, drawn by its seed",
 )
+EARLY_FRACTION = Option(
+    name="early_fraction",
+    type="float",
+    default=1.0,
+    minimum=0.001,
+    maximum=1,
+    help="part of the steps, counted from the noise, that is trained on: there the contents are decided",
+)
 
 
 @hookimpl
@@ -73,7 +81,7 @@ def ddpo_estimators() -> Iterable[EstimatorInfo]:
         name="ddpo-is",
         summary="DDPO with importance sampling and PPO's clip; several updates per epoch",
         factory="ddpo_core.estimators.ddpo:ImportanceSampling",
-        options=(CLIP_RANGE, CLIP_NATS, ADVANTAGE_CLIP, INNER_EPOCHS, TIMESTEP_FRACTION),
+        options=(CLIP_RANGE, CLIP_NATS, ADVANTAGE_CLIP, INNER_EPOCHS, TIMESTEP_FRACTION, EARLY_FRACTION),
         requires=("torch",),
         install_hint=INSTALL_TRAIN,
         needs=("log_probs",),
@@ -83,7 +91,7 @@ def ddpo_estimators() -> Iterable[EstimatorInfo]:
         name="ddpo-sf",
         summary="DDPO's score function, that is REINFORCE; one update per epoch",
         factory="ddpo_core.estimators.ddpo:ScoreFunction",
-        options=(ADVANTAGE_CLIP, TIMESTEP_FRACTION),
+        options=(ADVANTAGE_CLIP, TIMESTEP_FRACTION, EARLY_FRACTION),
         requires=("torch",),
         install_hint=INSTALL_TRAIN,
         needs=("log_probs",),

@@ -64,7 +64,7 @@ def make_plan(config: RunConfig, registry: Registry) -> Plan:
     """Arithmetic, and a look at the weights' headers."""
     passes = 2 if config.guidance_scale != 1 else 1
     options = specs.all_options(registry, "estimator", config.estimator)
-    share = float(options.get("timestep_fraction", 1.0) or 1.0)
+    share = math.prod(float(options.get(key) or 1.0) for key in ("timestep_fraction", "early_fraction"))
     rounds = int(options.get("inner_epochs", 1) or 1)
     steps = max(1, round(config.num_steps * share))
     turns = tasks.tasks_of(config)

@@ -25,6 +25,11 @@ from ddpo_core.rollout import sample_seeds
 from ddpo_core.types import Conditioning, Judged, Loss, Minibatch, Schedule
 
 
+def early_steps(rated: Sequence[int], fraction: float) -> Sequence[int]:
+    """The first part of the rated steps: those nearer to the noise."""
+    return rated[: max(1, round(len(rated) * fraction))]
+
+
 def shuffled_steps(seeds: Sequence[int], rated: Sequence[int], fraction: float, inner_epoch: int) -> Tensor:
     """Which steps of each sample to train on, in which order [B, k]: a shuffle of its own for each."""
     count = max(1, round(len(rated) * fraction))
@@ -59,9 +64,10 @@ def policy_gradient_updates(
     batch_size: int,
     inner_epochs: int = 1,
     timestep_fraction: float = 1.0,
+    early_fraction: float = 1.0,
 ) -> Iterator[Iterator[Minibatch]]:
     """`num_updates` optimiser steps for each inner epoch, as iterators over their minibatches."""
-    rated, rows = schedule.rated, torch.arange(len(judged.seeds))
+    rated, rows = early_steps(schedule.rated, early_fraction), torch.arange(len(judged.seeds))
     for inner_epoch in range(inner_epochs):
         steps = shuffled_steps(judged.seeds, rated, timestep_fraction, inner_epoch)
         for update in rows.chunk(num_updates):
@@ -97,6 +103,8 @@ class ImportanceSampling:
     advantage_clip  advantages are clamped to ± this before the loss
     inner_epochs    passes over the round's samples
     timestep_fraction  part of each sample's steps that is trained on, drawn anew in each pass
+    early_fraction  part of the steps, counted from the noise, that is trained on at all. Where the picture is
+                    all but finished σ is small, and such a step outweighs the others in the gradient's noise
     """
 
     def __init__(
@@ -107,12 +115,14 @@ class ImportanceSampling:
         advantage_clip: float = 5.0,
         inner_epochs: int = 1,
         timestep_fraction: float = 1.0,
+        early_fraction: float = 1.0,
     ) -> None:
         self.clip_range = clip_range
         self.clip_nats = clip_nats
         self.advantage_clip = advantage_clip
         self.inner_epochs = inner_epochs
         self.timestep_fraction = timestep_fraction
+        self.early_fraction = early_fraction
 
     def updates(
         self, judged: Judged, schedule: Schedule, *, num_updates: int, batch_size: int
@@ -125,6 +135,7 @@ class ImportanceSampling:
             batch_size=batch_size,
             inner_epochs=self.inner_epochs,
             timestep_fraction=self.timestep_fraction,
+            early_fraction=self.early_fraction,
         )
 
     def loss(self, policy: Policy, minibatch: Minibatch) -> Loss:
@@ -156,9 +167,12 @@ class ImportanceSampling:
 class ScoreFunction:
     """DDPO_SF: REINFORCE over denoising steps, exactly one update for each round of samples."""
 
-    def __init__(self, *, advantage_clip: float = 5.0, timestep_fraction: float = 1.0) -> None:
+    def __init__(
+        self, *, advantage_clip: float = 5.0, timestep_fraction: float = 1.0, early_fraction: float = 1.0
+    ) -> None:
         self.advantage_clip = advantage_clip
         self.timestep_fraction = timestep_fraction
+        self.early_fraction = early_fraction
 
     def updates(
         self, judged: Judged, schedule: Schedule, *, num_updates: int, batch_size: int
@@ -169,7 +183,12 @@ class ScoreFunction:
                 f"ddpo-sf makes exactly one update per round; got {num_updates} updates per epoch"
             )
         return policy_gradient_updates(
-            judged, schedule, num_updates=1, batch_size=batch_size, timestep_fraction=self.timestep_fraction
+            judged,
+            schedule,
+            num_updates=1,
+            batch_size=batch_size,
+            timestep_fraction=self.timestep_fraction,
+            early_fraction=self.early_fraction,
         )
 
     def loss(self, policy: Policy, minibatch: Minibatch) -> Loss:
