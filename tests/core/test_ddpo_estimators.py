@@ -80,6 +80,15 @@ def test_a_fraction_of_the_timesteps_is_drawn_for_each_sample_and_anew_in_each_i
     assert len({frozenset(step for i, step in first if i == sample) for sample in range(30)}) > 3
 
 
+@pytest.mark.parametrize(
+    "estimator", [ImportanceSampling(early_fraction=0.4), ScoreFunction(early_fraction=0.4)]
+)
+def test_only_the_early_part_of_the_steps_is_trained_on_where_asked(policy, estimator):
+    (update,) = estimator.updates(judge(policy, range(4)), policy.schedule, num_updates=1, batch_size=4)
+    trained = {step for _, step in pairs_of(update)}
+    assert trained == set(policy.schedule.rated[: round(0.4 * len(policy.schedule.rated))])
+
+
 def test_which_steps_a_sample_trains_on_does_not_depend_on_who_holds_it(policy):
     def chosen(indices):
         estimator = ImportanceSampling(timestep_fraction=0.4)
