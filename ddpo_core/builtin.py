@@ -59,7 +59,7 @@ EARLY_FRACTION = Option(
     default=1.0,
     minimum=0.001,
     maximum=1,
-    help="part of the steps, counted from the noise, that is trained on: there the contents are decided",
+    help="part of the steps, counted from the noise, that is trained on; see docs/notes.md",
 )
 
 
