@@ -316,8 +316,9 @@ def test_pcgrad_of_one_reward_is_plain_training(tiny_pipeline):
     """Two directions whose gradients agree: bright, and bright again. Their sum is twice the one gradient."""
     settings = replace(SETTINGS, epochs=1, max_grad_norm=1e9)
     twice = Objective([term("bright", brightness), term("again", brightness)], MIXERS["pcgrad"]())
-    (plain,) = train(**parts(tiny_pipeline, settings=settings))
-    (surgery,) = train(**parts(tiny_pipeline, settings=settings, objective=twice))
+    over_batch = {"settings": settings, "normaliser": Normaliser("batch")}
+    (plain,) = train(**parts(tiny_pipeline, **over_batch))
+    (surgery,) = train(**parts(tiny_pipeline, **over_batch, objective=twice))
     assert surgery.metrics["grad_norm"] == pytest.approx(2 * plain.metrics["grad_norm"], rel=1e-2)
 
 
