@@ -52,7 +52,9 @@ def test_no_file_names_a_host_or_a_place_on_somebodys_machine(file: Path) -> Non
 
 
 def test_every_plugin_in_the_repository_is_in_the_requirements() -> None:
-    listed = re.findall(r"^-e (plugins/[^\s\[]+)", (ROOT / "requirements.txt").read_text(), flags=re.MULTILINE)
+    listed = re.findall(
+        r"^-e (plugins/[^\s\[]+)", (ROOT / "requirements.txt").read_text(), flags=re.MULTILINE
+    )
     present = [f"plugins/{path.parent.name}" for path in (ROOT / "plugins").glob("*/pyproject.toml")]
     assert sorted(listed) == sorted(present)
 
