@@ -26,6 +26,7 @@ PATH = {
     "estimators",
     "losses",
     "mixing",
+    "pixels",
     "prompt_sets",
     "prompts",
     "rewards",

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ddpo_core import Prompt, UsageError
 from ddpo_core.judges import pick_device, pick_dtype, to_pil
+from ddpo_core.pixels import finite
 from ddpo_reward_aesthetic import CLIP, HEAD
 from ddpo_reward_aesthetic.head import load_head
-from ddpo_reward_aesthetic.pixels import finite
 from ddpo_reward_aesthetic.towers import ImageTower, OpenClipTower, TransformersTower
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from ddpo_core.errors import EnvironmentFault, UsageError
 from ddpo_core.judges import ask_hub, cached_first, loading, locate, shared
-from ddpo_reward_aesthetic.pixels import of_open_clip, of_processor
+from ddpo_core.pixels import of_open_clip, of_processor
 
 
 class ImageTower(Protocol):

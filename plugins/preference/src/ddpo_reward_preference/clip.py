@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ddpo_core.judges import cached_first, loading, locate, shared
+from ddpo_core.pixels import of_processor
 from ddpo_reward_preference.judge import each_once
-from ddpo_reward_preference.pixels import of_processor
 
 
 class Clip:

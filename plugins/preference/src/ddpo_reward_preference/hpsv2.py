@@ -17,10 +17,10 @@ from torchvision.transforms.functional import to_tensor
 
 from ddpo_core import UsageError
 from ddpo_core.judges import loading, locate, shared
+from ddpo_core.pixels import Pixels
 from ddpo_reward_preference import HPSV2, HPSV2_FILES
 from ddpo_reward_preference.checkpoint import fill, named, read_file
 from ddpo_reward_preference.judge import PairJudge, each_once
-from ddpo_reward_preference.pixels import Pixels
 
 
 class HpsV2(PairJudge):

@@ -11,12 +11,12 @@ from torch import Tensor
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
 from ddpo_core.judges import cached_first, loading, locate, shared
+from ddpo_core.pixels import CLIP_MEAN, CLIP_STD, Pixels
 from ddpo_reward_preference import IMAGEREWARD, IMAGEREWARD_FILE, TOKENIZER
 from ddpo_reward_preference.blip import network_of
 from ddpo_reward_preference.checkpoint import named, read_file
 from ddpo_reward_preference.clip import overlong
 from ddpo_reward_preference.judge import PairJudge
-from ddpo_reward_preference.pixels import CLIP_MEAN, CLIP_STD, Pixels
 
 TEXT_LENGTH = 35  # tokens, [CLS] and [SEP] included
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ddpo_core import Prompt, Scores
 from ddpo_core.judges import pick_device, pick_dtype, to_pil
-from ddpo_reward_preference.pixels import finite
+from ddpo_core.pixels import finite
 
 
 class PairJudge(ABC):

@@ -1,4 +1,7 @@
-"""What a CLIP tower wants of its pictures, in tensors only, so that a gradient passes."""
+"""What a judge's picture tower wants of its pictures, in tensors only, so that a gradient passes.
+
+For rewards that can be differentiated; a reward that rounds to 8 bits may use the processor of its library.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,22 @@ from torch import Tensor
 from torch.nn import functional
 
 MODES = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Resize, crop the centre, normalise. Same as the picture preprocessors, but for rounding to 8 bits."""
+    """Resize, crop the centre, normalise."""
 
     resize: int | tuple[int, int] | None  # the shorter side, or (height, width)
     crop: tuple[int, int] | None  # height, width
-    mean: tuple[float, ...]  # per channel
-    std: tuple[float, ...]
+    mean: tuple[float, ...] = CLIP_MEAN  # per channel
+    std: tuple[float, ...] = CLIP_STD
     mode: str = "bicubic"
+    antialias: bool = True
+    clamp: bool = True  # to [0, 1] after the resize: bicubic overshoots, and a picture file cannot
+    inside: bool = False  # the longer side, not the shorter, becomes `resize`; black fills the rest
 
     def __call__(self, images: Tensor) -> Tensor:
         """[B, 3, h, w] for a tower, float32, of images [B, 3, H, W] in [0, 1]."""
@@ -33,13 +41,16 @@ class Pixels:
     def _resized(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         size = self.resize
-        if isinstance(size, int):  # keeps the aspect ratio, the longer side rounded down
-            short = min(height, width)
-            size = (int(size * height / short), int(size * width / short))
+        if isinstance(size, int) and self.inside:
+            size = (round(size * height / max(height, width)), round(size * width / max(height, width)))
+        elif isinstance(size, int):  # the longer side is rounded down
+            size = (int(size * height / min(height, width)), int(size * width / min(height, width)))
         if size is None or size == (height, width):
             return images
-        resized = functional.interpolate(images, size, mode=self.mode, antialias=True, align_corners=False)
-        return resized.clamp(0, 1)  # bicubic overshoots; a picture file cannot
+        resized = functional.interpolate(
+            images, size, mode=self.mode, antialias=self.antialias, align_corners=False
+        )
+        return resized.clamp(0, 1) if self.clamp else resized
 
 
 def _centre(images: Tensor, size: tuple[int, int]) -> Tensor:
