@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ddpo_core.hookspecs import hookimpl
 from ddpo_core.info import EstimatorInfo, ModelInfo, Option, PromptSetInfo, SamplerInfo
@@ -53,6 +54,31 @@ TIMESTEP_FRACTION = Option(
     maximum=1,
     help="part of each sample's steps that is trained on, drawn by its seed",
 )
+TIMESTEP_COUNT = Option(
+    name="timestep_count",
+    type="int",
+    minimum=1,
+    help="train on so many of each sample's steps, drawn by its seed; takes the place of timestep_fraction",
+)
+UPDATE_PER_TIMESTEP = Option(
+    name="update_per_timestep",
+    type="bool",
+    default=False,
+    help="an optimiser step for each of a sample's steps, over all samples, as arXiv 2401.12244 has it",
+)
+WINDOW = Option(
+    name="window",
+    type="int",
+    default=0,
+    minimum=0,
+    help="train on so many neighbouring steps that slide from the noise to the picture; 0: no window",
+)
+WINDOW_EVERY = Option(
+    name="window_every", type="int", default=1, minimum=1, help="epochs before the window moves on"
+)
+WINDOW_STRIDE = Option(
+    name="window_stride", type="int", default=1, minimum=1, help="steps by which the window moves"
+)
 EARLY_FRACTION = Option(
     name="early_fraction",
     type="float",
@@ -61,6 +87,23 @@ EARLY_FRACTION = Option(
     maximum=1,
     help="part of the steps, counted from the noise, that is trained on; see docs/notes.md",
 )
+KL_WEIGHT = Option(
+    name="kl_weight",
+    type="float",
+    default=0.04,
+    minimum=0,
+    help="weight of the KL divergence, in nats per latent element, from the model before training",
+)
+TIMESTEPS = (
+    TIMESTEP_FRACTION,
+    TIMESTEP_COUNT,
+    UPDATE_PER_TIMESTEP,
+    EARLY_FRACTION,
+    WINDOW,
+    WINDOW_EVERY,
+    WINDOW_STRIDE,
+)
+CLIPPED = (CLIP_RANGE, CLIP_NATS, ADVANTAGE_CLIP, INNER_EPOCHS, *TIMESTEPS)
 
 
 @hookimpl
@@ -81,22 +124,44 @@ def ddpo_estimators() -> Iterable[EstimatorInfo]:
         name="ddpo-is",
         summary="DDPO with importance sampling and PPO's clip; several updates per epoch",
         factory="ddpo_core.estimators.ddpo:ImportanceSampling",
-        options=(CLIP_RANGE, CLIP_NATS, ADVANTAGE_CLIP, INNER_EPOCHS, TIMESTEP_FRACTION, EARLY_FRACTION),
+        options=CLIPPED,
         requires=("torch",),
         install_hint=INSTALL_TRAIN,
-        needs=("log_probs",),
+        needs=("trajectory", "log_probs"),
         updates_per_epoch=4,
     )
     yield EstimatorInfo(
         name="ddpo-sf",
         summary="DDPO's score function, that is REINFORCE; one update per epoch",
         factory="ddpo_core.estimators.ddpo:ScoreFunction",
-        options=(ADVANTAGE_CLIP, TIMESTEP_FRACTION, EARLY_FRACTION),
+        options=(ADVANTAGE_CLIP, *TIMESTEPS),
         requires=("torch",),
         install_hint=INSTALL_TRAIN,
-        needs=("log_probs",),
+        needs=("trajectory", "log_probs"),
         updates_per_epoch=1,
         fixed_updates=True,
+    )
+    yield EstimatorInfo(
+        name="grpo",
+        summary="group-relative: images of one prompt against each other, held near the model by KL",
+        factory="ddpo_core.estimators.grpo:KLRegularised",
+        options=(KL_WEIGHT, *CLIPPED),
+        requires=("torch",),
+        install_hint=INSTALL_TRAIN,
+        needs=("trajectory", "log_probs", "untrained"),
+        updates_per_epoch=4,
+        defaults={"advantages": "group,size=8"},
+    )
+    yield EstimatorInfo(
+        name="dpok",
+        summary="DPOK: policy gradient towards one reward, held near the model by KL",
+        factory="ddpo_core.estimators.grpo:KLRegularised",
+        options=(replace(KL_WEIGHT, default=0.01), *CLIPPED),
+        requires=("torch",),
+        install_hint=INSTALL_TRAIN,
+        needs=("trajectory", "log_probs", "untrained"),
+        updates_per_epoch=4,
+        defaults={"advantages": "batch"},
     )
 
 

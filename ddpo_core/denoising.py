@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ class Policy:
         return self.guidance_scale != 1.0
 
     def noise_pred(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """The guided ε [b, c, h, w]; both halves in one batch of 2b, gradients through both."""
+        """The guided answer [b, c, h, w]; both halves in one batch of 2b, gradients through both."""
         if not self.guided:
             return self.denoiser.noise_pred(latents, timesteps, conditioning)
         unconditional = self.denoiser.encode([""])
@@ -83,3 +83,18 @@ class Policy:
         """The distribution of the next latents, for latents [b, c, h, w] at schedule indices `steps` [b]."""
         noise_pred = self.noise_pred(latents, self.schedule.timesteps[steps], conditioning)
         return GaussianStep(*self.sampler.step(self.schedule, steps, latents, noise_pred))
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether the sampler's steps depend on those before: then none can be rated, see `advance`."""
+        return bool(getattr(self.sampler, "multistep", False))
+
+    def advance(
+        self, t: int, latents: Tensor, conditioning: Conditioning, memory: object
+    ) -> tuple[Tensor, object]:
+        """One step of a multistep solver: the next latents, and what it wants to remember."""
+        steps = torch.full((len(latents),), t, device=latents.device)
+        noise_pred = self.noise_pred(latents, self.schedule.timesteps[steps], conditioning)
+        sampler: Any = self.sampler
+        advanced: tuple[Tensor, object] = sampler.advance(self.schedule, t, latents, noise_pred, memory)
+        return advanced

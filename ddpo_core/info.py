@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+# What an estimator is given, see `protocols.Estimator`.
+Need = Literal["trajectory", "log_probs", "gradient", "untrained"]
 OptionType = Literal["bool", "int", "float", "str", "json"]
 OptionValue = bool | int | float | str | list[object] | dict[str, object] | None
 
@@ -73,22 +75,32 @@ class RewardInfo(Info):
 class SamplerInfo(Info):
     """A sampler, before it is built."""
 
+    paths: tuple[Literal["diffusion", "flow"], ...] = ("diffusion",)  # models that it can denoise
+    has_log_prob: bool = True  # with default options
+
 
 @dataclass(frozen=True, kw_only=True)
 class EstimatorInfo(Info):
     """An estimator, before it is built."""
 
-    needs: tuple[Literal["log_probs"], ...] = ()
+    needs: tuple[Need, ...] = ()
     updates_per_epoch: int = 1  # the default when the user gives none
     fixed_updates: bool = False  # True: any other number is refused
+    defaults: Mapping[str, object] = field(default_factory=dict)  # settings that suit it: advantages, …
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo(Info):
     """A text-to-image model, before it is loaded. Its factory returns a `Denoiser`."""
 
+    path: Literal["diffusion", "flow"] = "diffusion"  # what noise does to its pictures
+    pipelines: tuple[
+        str, ...
+    ] = ()  # diffusers' classes, by which a folder or a hub id is known to be its own
     prompts: str = ""  # the prompt set it is trained on when the user names none
     defaults: Mapping[str, object] = field(default_factory=dict)  # settings that suit it: num_steps, …
+    estimators: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    # estimator name → settings that suit the two together
     judges: Mapping[str, Mapping[str, OptionValue]] = field(default_factory=dict)
     # reward name → options that suit its pictures, where the user gives none: judges of its own world
 

@@ -31,6 +31,11 @@ def importance_sampling_loss(
     return -torch.minimum(advantage * ratio, advantage * clipped)
 
 
+def denoising_loss(noise_pred: Tensor, target: Tensor) -> Tensor:
+    """‖noise_pred − target‖² [b], the mean over latent elements (arXiv 2006.11239 Eq. 14)."""
+    return (noise_pred - target).square().flatten(1).mean(1)
+
+
 def approx_kl(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
     """½ (log p − log p_old)² [b]: a low-variance stand-in for KL(p_old ‖ p) near ratio 1."""
     return 0.5 * (log_prob - old_log_prob).square()
@@ -39,6 +44,21 @@ def approx_kl(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
 def clip_fraction(log_prob: Tensor, old_log_prob: Tensor, clip_range: float) -> Tensor:
     """1 where the ratio lies outside 1 ± clip_range, else 0 [b]."""
     return ((torch.exp(log_prob - old_log_prob) - 1).abs() > clip_range).float()
+
+
+def effective_sample_size(log_weights: Tensor) -> Tensor:
+    """Kish's (Σw)² / (b·Σw²) of b weights, a part of b between 1/b and 1: 1 where all weigh the same."""
+    weights = torch.softmax(log_weights.float(), dim=0)
+    return 1 / (weights.square().sum() * len(weights))
+
+
+def gaussian_kl(mean: Tensor, other_mean: Tensor, std: Tensor) -> Tensor:
+    """KL(N(mean, std²) ‖ N(other_mean, std²)) = (mean − other_mean)² / (2 std²) [b].
+
+    The mean over latent elements, as log-probs are: nats per element. Two policies of one sampler have the
+    same standard deviation, so this is exact (arXiv 2305.16381 Lemma 4.1; arXiv 2505.05470 §4.1).
+    """
+    return ((mean - other_mean) / std).square().flatten(1).mean(1) / 2
 
 
 def clip_range_from_nats(nats: float, latent_elements: int) -> float:

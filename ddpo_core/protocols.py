@@ -7,16 +7,19 @@ turns judged trajectories into losses, and `Denoiser` is a diffusers pipeline se
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from ddpo_core.types import Conditioning, Judged, Loss, Minibatch, Prompt, Schedule, Scores
+from ddpo_core.info import Need
+from ddpo_core.types import Conditioning, Judged, Loss, Part, Prompt, Schedule, Scores
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from ddpo_core.denoising import Policy
+    from ddpo_core.processes import Process
 
 
 class Reward(Protocol):
@@ -42,7 +45,11 @@ class PromptSet(Protocol):
 
 
 class Sampler(Protocol):
-    """The transition kernel p(x_{t+1} | x_t) of the denoising process."""
+    """The transition kernel p(x_{t+1} | x_t) of the denoising process.
+
+    A sampler that looks back (a multistep solver) has `multistep = True` and, in place of `step`,
+    `advance(schedule, t, latents, noise_pred, memory) -> (next latents, memory)`; it rates no step.
+    """
 
     has_log_prob: bool  # False: no step is rated, and estimators that need log-probs are refused
 
@@ -57,32 +64,39 @@ class Sampler(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Mean [b, c, h, w] and standard deviation ([b, 1, 1, 1] or [b, c, h, w]) of x_{t+1}.
 
-        `steps` [b] int64 indexes the schedule; `noise_pred` [b, c, h, w] is the network's ε.
+        `steps` [b] int64 indexes the schedule; `noise_pred` [b, c, h, w] is what the network answered.
         """
 
 
 class Estimator(Protocol):
-    """Policy-gradient estimator: which loss, on which minibatches, in how many updates."""
+    """Which loss, on which minibatches, in how many updates.
+
+    `needs` says what it is given; what it does not need is not computed and not kept:
+    "trajectory" the latents of every step, else only the finished ones; "log_probs" of the steps as they were
+    drawn; "gradient" rewards that can be differentiated; "untrained" the model as it was before training.
+    """
+
+    needs: frozenset[Need]
 
     def updates(
-        self, judged: Judged, schedule: Schedule, *, num_updates: int, batch_size: int
-    ) -> Iterator[Iterator[Minibatch]]:
-        """One inner iterator per optimiser step; the gradients of its minibatches are added up."""
+        self, policy: Policy, judged: Judged, *, num_updates: int, batch_size: int
+    ) -> Iterator[Iterator[Part]]:
+        """One inner iterator per optimiser step; the gradients of its minibatches are added up.
 
-    def loss(self, policy: Policy, minibatch: Minibatch) -> Loss:
-        """The minibatch's mean loss under the current weights (not yet times `minibatch.weight`)."""
+        What it asks of `policy` before the first update is answered under the weights that sampled.
+        """
+
+    def loss(self, policy: Policy, minibatch: Any) -> Loss:
+        """The mean loss of one of its minibatches under the current weights (not yet times its `weight`)."""
 
 
 class Denoiser(Protocol):
-    """A text-to-image pipeline, seen as the network that predicts noise."""
+    """A text-to-image pipeline, seen as the network that predicts noise (or, of a flow, the velocity)."""
 
     network: nn.Module  # what is trained; may be replaced by a wrapped one (DDP), then called through it
     latent_shape: tuple[int, int, int]  # c, h, w
     device: torch.device
-    alphas_cumprod: Tensor  # [N] float64, ᾱ of the N training timesteps
-    final_alpha_cumprod: float  # ᾱ after the last step: 1 for a clean picture
-    steps_offset: int  # added to "leading" timesteps
-    timestep_spacing: str  # "leading", "trailing" or "linspace": the model's own choice
+    process: Process  # what noise does to a picture, and what is asked of the network
 
     def adapt(
         self,
@@ -99,10 +113,16 @@ class Denoiser(Protocol):
         """What the network is told of each text, [B, …]; cached, without gradient."""
 
     def noise_pred(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """ε [b, c, h, w] float32 at integer timesteps [b], whatever the network itself predicts."""
+        """ε, or of a flow ε − x0, [b, c, h, w] float32 at timesteps [b], whatever the network predicts."""
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W] float32 in [0, 1] for finished latents [B, c, h, w]."""
+        """Pictures [B, 3, H, W] float32 in [0, 1] for finished latents [B, c, h, w]; passes a gradient."""
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """The latents [B, c, h, w] float32 of pictures [B, 3, H, W] in [0, 1]: the way back, no gradient."""
+
+    def untrained(self) -> AbstractContextManager[None]:
+        """The model as it was before training, while the block runs. Raises `UsageError` without a LoRA."""
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """The parameters that training moves, in a stable order."""

@@ -74,6 +74,25 @@ class Objective:
             judging.submit(images, prompts)
             return judging.finish()
 
+    def differentiable(
+        self,
+        images: Tensor,
+        prompts: Sequence[Prompt],
+        *,
+        weights: Mapping[str, float],
+        spreads: Mapping[str, float],
+    ) -> Tensor:
+        """Σ weight · reward / spread [b] of images [b, 3, H, W], with a gradient to them.
+
+        A reward that declares itself differentiable has `score(images, prompts) -> [b]` beside its call.
+        """
+        total = images.new_zeros(len(images))
+        for term in self.terms:
+            if term.label in weights:
+                score: Callable[[Tensor, Sequence[Prompt]], Tensor] = getattr(term.reward, "score")  # noqa: B009
+                total = total + weights[term.label] / spreads[term.label] * score(images, prompts)
+        return total
+
     def close(self) -> None:
         """Free the models that rewards hold. They cannot judge any more."""
         for term in self.terms:

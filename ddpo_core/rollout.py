@@ -7,6 +7,7 @@ place in the epoch. So a sample does not depend on batch size, number of process
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -38,25 +39,44 @@ class Noise:
         return torch.stack(noise).to(self.device, non_blocking=True)
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Walk:
+    """Denoising from one step to the last: latents before each step and at the end, log-probs between."""
+
+    latents: list[Tensor]  # [B, c, h, w] each
+    log_probs: list[Tensor]  # [B] each
+
+
 def denoise(
-    policy: Policy, conditioning: Conditioning, noise: Noise, storage_dtype: torch.dtype
-) -> tuple[list[Tensor], list[Tensor]]:
-    """T + 1 latents [B, c, h, w] in `storage_dtype`, and T log-probs [B] of the steps between them.
+    policy: Policy,
+    conditioning: Conditioning,
+    noise: Noise,
+    *,
+    latents: Tensor | None = None,
+    first: int = 0,
+    storage_dtype: torch.dtype = torch.float32,
+) -> Walk:
+    """Walk the schedule from step `first` on, from `latents` there, or from noise; passes a gradient.
 
     Latents are rounded to their storage dtype before they are rated and before the network sees them again:
     rounding afterwards moves the ratio by up to 32 clip ranges in bf16.
     """
     schedule, rated = policy.schedule, set(policy.schedule.rated)
-    latents, log_probs = [noise.draw().to(storage_dtype)], []
-    count = len(latents[0])
-    for t in range(schedule.num_steps):
-        steps = torch.full((count,), t, device=policy.denoiser.device)
-        step = policy.step(steps, latents[-1], conditioning)
+    now = (noise.draw() if latents is None else latents).to(storage_dtype)
+    walk, memory = Walk([now], []), None
+    for t in range(first, schedule.num_steps):
+        if policy.looks_back:
+            after, memory = policy.advance(t, walk.latents[-1], conditioning, memory)
+            walk.latents.append(after.to(storage_dtype))
+            walk.log_probs.append(torch.zeros_like(after[:, 0, 0, 0]))
+            continue
+        steps = torch.full((len(now),), t, device=policy.denoiser.device)
+        step = policy.step(steps, walk.latents[-1], conditioning)
         is_rated = t in rated
-        latents.append((step.draw(noise.draw()) if is_rated else step.mean).to(storage_dtype))
-        log_probs.append(step.log_prob(latents[-1]) if is_rated else torch.zeros_like(step.mean[:, 0, 0, 0]))
-    return latents, log_probs
+        after = (step.draw(noise.draw()) if is_rated else step.mean).to(storage_dtype)
+        walk.latents.append(after)
+        walk.log_probs.append(step.log_prob(after) if is_rated else torch.zeros_like(step.mean[:, 0, 0, 0]))
+    return walk
 
 
 @torch.no_grad()
@@ -66,18 +86,19 @@ def rollout(
     seeds: Sequence[int],
     *,
     storage_dtype: torch.dtype = torch.float32,
+    keep_steps: bool = True,
 ) -> Trajectory:
-    """Denoise one batch of prompts, one seed each, and keep every step on the host."""
+    """Denoise one batch of prompts, one seed each; every step is kept on the host, or only the last."""
     denoiser = policy.denoiser
     conditioning = denoiser.encode([prompt.text for prompt in prompts])
     noise = Noise(seeds, denoiser.latent_shape, denoiser.device)
-    latents, log_probs = denoise(policy, conditioning, noise, storage_dtype)
+    walk = denoise(policy, conditioning, noise, storage_dtype=storage_dtype)
     return Trajectory(
         prompts=list(prompts),
         conditioning={name: tensor.cpu() for name, tensor in conditioning.items()},
-        latents=torch.stack(latents, 1).cpu(),
-        log_probs=torch.stack(log_probs, 1).cpu(),
-        images=denoiser.decode(latents[-1].float()).float().cpu(),
+        latents=torch.stack(walk.latents if keep_steps else walk.latents[-1:], 1).cpu(),
+        log_probs=torch.stack(walk.log_probs, 1).cpu(),
+        images=denoiser.decode(walk.latents[-1].float()).float().cpu(),
     )
 
 

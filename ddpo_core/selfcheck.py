@@ -21,16 +21,19 @@ BLACK = 1 / 255
 
 
 def self_check(
-    policy: Policy, judged: Judged, *, batch_size: int, half_precision: bool, trained: set[str]
+    policy: Policy, judged: Judged, *, batch_size: int, half_precision: bool, trained: set[str], rated: bool
 ) -> float:
     """Raise `SelfCheckError` for the first thing that is wrong; else the largest |ratio − 1| that was seen.
 
-    `judged` is a round sampled under the present weights, `batch_size` the train batch size, and `trained`
-    the labels of the rewards that are trained on. Costs one forward pass of one minibatch at every step.
+    `judged` is a round sampled under the present weights, `batch_size` the train batch size, `trained` the
+    labels of the rewards that are trained on, and `rated` whether log-probs are used at all. Costs one
+    forward pass of one minibatch at every step.
     """
     check_trainable(policy)
     check_pictures(judged)
     check_rewards({label: values for label, values in judged.rewards.items() if label in trained})
+    if not rated:
+        return 0.0
     check_log_probs(judged, policy.schedule.rated)
     return check_ratios(
         policy, judged, batch_size, HALF_PRECISION_TOLERANCE if half_precision else FULL_PRECISION_TOLERANCE

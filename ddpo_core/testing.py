@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,11 +23,12 @@ from torch import Tensor, nn
 
 from ddpo_core.errors import CheckpointError
 from ddpo_core.info import RewardInfo
+from ddpo_core.processes import Diffusion, Process
 from ddpo_core.protocols import Reward
 from ddpo_core.rewards import as_scores
-from ddpo_core.types import Conditioning, Prompt
+from ddpo_core.types import Conditioning, Judged, Population, Prompt, Trajectory
 
-__all__ = ["ToyDenoiser", "ToyNetwork", "check_reward", "example_images", "example_prompts"]
+__all__ = ["ToyDenoiser", "ToyNetwork", "check_reward", "example_images", "example_prompts", "judged_of"]
 
 TOLERANCE = 1e-4  # relative: what float32 networks lose when a batch is summed in another order
 
@@ -172,6 +173,32 @@ def _random_state_kept(name: str) -> Iterator[None]:
 # ---- a denoiser --------------------------------------------------------------------------------------
 
 
+def judged_of(
+    trajectory: Trajectory,
+    advantages: Tensor,
+    rewards: Mapping[str, np.ndarray],
+    seeds: Sequence[int],
+    *,
+    epoch: int = 1,
+    differentiable: Callable[[Tensor, Sequence[Prompt]], Tensor] | None = None,
+) -> Judged:
+    """A round of one process as an estimator is given it, for tests of estimators. All rewards weigh 1."""
+    population = Population(
+        advantages.double().numpy(),
+        rewards,
+        [prompt.text for prompt in trajectory.prompts],
+        dict.fromkeys(rewards, 1.0),
+        range(len(seeds)),
+    )
+    return Judged(
+        trajectory, advantages, rewards, seeds, epoch, population, differentiable or _not_differentiable
+    )
+
+
+def _not_differentiable(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+    raise AssertionError("this round has no differentiable reward")
+
+
 class ToyNetwork(nn.Module):
     """ε = gain · x + drift · t / 1000 + W e: linear in latents x, timestep t and prompt embedding e."""
 
@@ -192,7 +219,7 @@ class ToyNetwork(nn.Module):
 
 
 class ToyDenoiser:
-    """A `Denoiser` whose answer can be computed by hand, with Stable Diffusion's noise schedule.
+    """A `Denoiser` whose answer can be computed by hand, with Stable Diffusion's noise schedule or another.
 
     Pictures are σ(latents), their channels repeated to three, each latent a square of `pixels` × `pixels`.
     """
@@ -204,17 +231,16 @@ class ToyDenoiser:
         embedding_size: int = 8,
         pixels: int = 1,
         seed: int = 0,
+        process: Process | None = None,
     ) -> None:
         self.network: nn.Module = ToyNetwork(latent_shape, embedding_size, seed)
         self.latent_shape = latent_shape
         self.device = torch.device("cpu")
-        self.alphas_cumprod = _scaled_linear_alphas_cumprod()
-        self.final_alpha_cumprod = float(self.alphas_cumprod[0])  # set_alpha_to_one = False
-        self.steps_offset = 1
-        self.timestep_spacing = "leading"
+        self.process: Process = process or _stable_diffusions_process()
         self._trained = self.network  # stays the bare one when `network` is wrapped
         self._embedding_size = embedding_size
         self._pixels = pixels
+        self._made_with = self.trainable_state()
 
     def adapt(self, **_: object) -> None:
         """Nothing to choose: all of its weights are trained."""
@@ -235,6 +261,21 @@ class ToyDenoiser:
         colours = torch.arange(3) % self.latent_shape[0]
         images = torch.sigmoid(latents.float()[:, colours])
         return images.repeat_interleave(self._pixels, dim=2).repeat_interleave(self._pixels, dim=3)
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """The latents whose pictures these are: logit of every colour's own channel."""
+        colours = images[:, : self.latent_shape[0], :: self._pixels, :: self._pixels]
+        return torch.logit(colours.float(), eps=1e-6)
+
+    @contextmanager
+    def untrained(self) -> Iterator[None]:
+        """The weights it was made with, while the block runs."""
+        now = self.trainable_state()
+        self.load_trainable_state(self._made_with)
+        try:
+            yield
+        finally:
+            self.load_trainable_state(now)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         return list(self._trained.parameters())
@@ -263,7 +304,8 @@ class ToyDenoiser:
         return torch.randn(self._embedding_size, generator=generator)
 
 
-def _scaled_linear_alphas_cumprod() -> Tensor:
-    """ᾱ [1000] float64 of Stable Diffusion: √β runs linearly from √0.00085 to √0.012."""
+def _stable_diffusions_process() -> Diffusion:
+    """√β runs linearly from √0.00085 to √0.012; the last step ends on ᾱ_0 (set_alpha_to_one = False)."""
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    return (1 - betas).cumprod(dim=0)
+    alphas_cumprod = (1 - betas).cumprod(dim=0)
+    return Diffusion(alphas_cumprod, final_alpha_cumprod=float(alphas_cumprod[0]), steps_offset=1)

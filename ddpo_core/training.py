@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -27,16 +28,20 @@ from ddpo_core.batches import check_batches
 from ddpo_core.checkpoint import RunState, capture_random, restore_random
 from ddpo_core.constraints import Multipliers
 from ddpo_core.denoising import Policy
+from ddpo_core.diagnostics import StepMeans
 from ddpo_core.errors import RunError, UsageError
 from ddpo_core.mixing import Mixed, correlations
+from ddpo_core.optimizers import make_optimizer
+from ddpo_core.pretraining import Pretraining
 from ddpo_core.prompts import PromptStream
 from ddpo_core.protocols import Denoiser, Estimator, Sampler
 from ddpo_core.rewards import Judging, Objective
 from ddpo_core.rollout import concatenate, rollout, sample_seeds
 from ddpo_core.selfcheck import self_check
-from ddpo_core.types import Judged, Minibatch, Prompt, Scores, Trajectory
+from ddpo_core.types import Judged, Loss, Part, Population, Prompt, Scores, Trajectory
 
 T = TypeVar("T")
+P = TypeVar("P", bound=Part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,7 @@ class Settings:
     # Log-probs are means over latent elements, so gradients are small: under Adam's usual 1e-8 at times.
     adam_epsilon: float = 1e-10
     weight_decay: float = 1e-4
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     max_grad_norm: float = 1.0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     seed: int = 0
@@ -109,6 +115,7 @@ def train(
     tasks: Sequence[Task],
     settings: Settings,
     normaliser: Normaliser | None = None,
+    pretraining: Pretraining | None = None,
     state: RunState | None = None,
     accelerator: Accelerator | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
@@ -125,6 +132,7 @@ def train(
         tasks,
         settings,
         normaliser or Normaliser(),
+        pretraining,
         accelerator,
         on_progress,
     )
@@ -134,6 +142,17 @@ def train(
     while trainer.epoch < settings.epochs:
         yield trainer.run_epoch(check=check)
         check = False
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A round's scores over all processes, and what became of them."""
+
+    mixed: Mixed
+    prompts: Sequence[str]  # N
+    values: Mapping[str, np.ndarray]  # label → [N]
+    weights: Mapping[str, float]  # label → weight in force
+    metrics: Mapping[str, float]
 
 
 class Trainer:
@@ -147,11 +166,13 @@ class Trainer:
         tasks: Sequence[Task],
         settings: Settings,
         normaliser: Normaliser,
+        pretraining: Pretraining | None,
         accelerator: Accelerator | None,
         on_progress: Callable[[Progress], None],
     ) -> None:
         self.accelerator = accelerator or fresh_accelerator(settings.mixed_precision)
         check_tasks(tasks)
+        check_needs(estimator, sampler, tasks)
         for task in tasks:
             check_batches(
                 samples_per_epoch=settings.samples_per_epoch,
@@ -163,13 +184,16 @@ class Trainer:
             )
             check_scopes(task, self.accelerator.num_processes)
         self.estimator = estimator
+        self.keeps_steps = "trajectory" in estimator.needs
         self.tasks = tasks
         self.multipliers = {task.name: Multipliers(task.objective.constraints) for task in tasks}
         self.settings = settings
         self.normaliser = normaliser
+        self.pretraining = pretraining
         self.on_progress = on_progress
         parameters = denoiser.trainable_parameters()
-        optimizer = torch.optim.AdamW(
+        optimizer = make_optimizer(
+            settings.optimizer,
             parameters,
             lr=settings.learning_rate,
             betas=(settings.adam_beta1, settings.adam_beta2),
@@ -198,19 +222,21 @@ class Trainer:
         for place, task in enumerate(self.tasks):
             mine = self.indices(task)
             trajectory, seeds, scores = self.sample_and_score(task, place, number, mine)
-            mixed, reward_metrics = self.judge(task, trajectory.prompts, scores)
-            rewards = {label: score.values for label, score in scores.items()}
+            judgement = self.judge(task, trajectory.prompts, scores)
             directions = [
-                Judged(trajectory, torch.tensor(advantages[mine], dtype=torch.float32), rewards, seeds)
-                for advantages in mixed.directions.values()
+                self.judged(task, number, trajectory, seeds, scores, judgement, advantages)
+                for advantages in judgement.mixed.directions.values()
             ]
-            metrics |= reward_metrics
+            metrics |= judgement.metrics
             if check:
                 history["self_check/ratio_error"].append(self.check(task, directions[0]))
             for name, values in self.learn(task, place, number, directions).items():
                 history[name] += values
             rounds.append(Round(task.name, directions[0], scores))
             self.reward_queries += self.settings.samples_per_epoch * len(task.objective.followed)
+        if self.pretraining is not None:
+            for name, value in self.pretrain(self.pretraining, number).items():
+                history[f"pretraining/{name}"].append(value)
         self.epoch = number
         metrics = {
             "epoch": number,
@@ -243,15 +269,15 @@ class Trainer:
                 for start in range(0, len(prompts), settings.sample_batch_size):
                     self.on_progress(Progress("rollout", start, len(prompts)))
                     rows = slice(start, start + settings.sample_batch_size)
-                    batches.append(rollout(self.policy, prompts[rows], seeds[rows]))
+                    batches.append(
+                        rollout(self.policy, prompts[rows], seeds[rows], keep_steps=self.keeps_steps)
+                    )
                     judging.submit(batches[-1].images, prompts[rows])
             with self.timed("scores"):
                 scores = judging.finish(lambda done, total: self.on_progress(Progress("scores", done, total)))
         return concatenate(batches), seeds, scores
 
-    def judge(
-        self, task: Task, prompts: Sequence[Prompt], scores: Mapping[str, Scores]
-    ) -> tuple[Mixed, dict[str, float]]:
+    def judge(self, task: Task, prompts: Sequence[Prompt], scores: Mapping[str, Scores]) -> Judgement:
         """Directions over the epoch's samples of all processes, and what there is to say of each reward."""
         objective = task.objective
         everyone = self.interleave(task, list(prompts))
@@ -274,7 +300,33 @@ class Trainer:
             metrics[f"reward/{label}/share"] = mixed.shares.get(label, 0.0)
         for (a, b), correlation in correlations(values).items():
             metrics[f"correlation/{a}~{b}"] = correlation
-        return mixed, metrics
+        return Judgement(mixed, [prompt.text for prompt in everyone], values, weights, metrics)
+
+    def judged(
+        self,
+        task: Task,
+        number: int,
+        trajectory: Trajectory,
+        seeds: Sequence[int],
+        scores: Mapping[str, Scores],
+        judgement: Judgement,
+        advantages: np.ndarray,
+    ) -> Judged:
+        """This process's samples with the advantages [N] of one direction."""
+        mine, objective = self.indices(task), task.objective
+        spreads = {
+            label: max(float(np.nanstd(values)), objective.resolutions[label])
+            for label, values in judgement.values.items()
+        }
+        return Judged(
+            trajectory,
+            torch.tensor(advantages[mine], dtype=torch.float32),
+            {label: score.values for label, score in scores.items()},
+            seeds,
+            number,
+            Population(advantages, judgement.values, judgement.prompts, judgement.weights, mine),
+            partial(objective.differentiable, weights=judgement.weights, spreads=spreads),
+        )
 
     def report(self, task: Task, label: str, values: np.ndarray, score: Scores) -> dict[str, float]:
         """A reward's mean and standard error in its own unit, and how often it failed."""
@@ -330,6 +382,7 @@ class Trainer:
                 batch_size=self.settings.train_batch_size,
                 half_precision=self.settings.mixed_precision != "no",
                 trained=set(task.objective.weights),
+                rated="log_probs" in self.estimator.needs,
             )
 
     def learn(
@@ -339,8 +392,8 @@ class Trainer:
         settings = self.settings
         updates = [
             self.estimator.updates(
+                self.policy,
                 judged,
-                self.policy.schedule,
                 num_updates=settings.updates_per_epoch,
                 batch_size=settings.train_batch_size,
             )
@@ -351,26 +404,35 @@ class Trainer:
             for done, minibatches in enumerate(zip(*updates, strict=True)):
                 self.on_progress(Progress("update", done, settings.updates_per_epoch))
                 generator = np.random.default_rng([settings.seed, number, place, done])
-                for name, value in self.update(task, minibatches, generator).items():
+                totals: defaultdict[str, float] = defaultdict(float)
+                gradients = []
+                for each in minibatches:
+                    for name, value in self.accumulate(each, self.estimator.loss).items():
+                        totals[name] += value / len(directions)
+                    if len(directions) > 1:
+                        gradients.append(self.take_gradient())
+                if gradients:
+                    self.put_gradient(task.objective.mixer.gradient(torch.stack(gradients), generator))
+                for name, value in self.step(totals).items():
                     history[name].append(value)
         return history
 
-    def update(
-        self, task: Task, directions: Sequence[Iterable[Minibatch]], generator: np.random.Generator
-    ) -> dict[str, float]:
-        """One optimiser step.
+    def pretrain(self, pretraining: Pretraining, number: int) -> dict[str, float]:
+        """The pretraining loss's own optimiser step (arXiv 2401.12244, Algorithm 1)."""
+        with self.timed("pretraining"):
+            minibatches = pretraining.minibatches(
+                self.policy,
+                epoch=number,
+                process=self.accelerator.process_index,
+                processes=self.accelerator.num_processes,
+            )
+            return self.step(self.accumulate(minibatches, pretraining.loss))
+
+    def step(self, totals: Mapping[str, float]) -> dict[str, float]:
+        """One optimiser step along the gradient that was added up; `totals` are its metrics.
 
         Raises `RunError` when loss or gradient is not finite (under fp16 the scaler skips such a step).
         """
-        totals: defaultdict[str, float] = defaultdict(float)
-        gradients = []
-        for minibatches in directions:
-            for name, value in self.accumulate(minibatches).items():
-                totals[name] += value / len(directions)
-            if len(directions) > 1:
-                gradients.append(self.take_gradient())
-        if gradients:
-            self.put_gradient(task.objective.mixer.gradient(torch.stack(gradients), generator))
         self.set_learning_rate()
         grad_norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
         metrics = {**totals, "grad_norm": float(grad_norm)}
@@ -391,17 +453,20 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = share * self.settings.learning_rate
 
-    def accumulate(self, minibatches: Iterable[Minibatch]) -> dict[str, float]:
+    def accumulate(self, minibatches: Iterable[P], loss_of: Callable[[Policy, P], Loss]) -> dict[str, float]:
         """Add up the minibatches' weighted gradients; means of loss and diagnostics over all processes."""
         totals: defaultdict[str, Tensor | float] = defaultdict(float)
+        by_step = StepMeans(self.policy.schedule)
         for minibatch, is_last in mark_last(minibatches):
             network = self.policy.denoiser.network
             with nullcontext() if is_last else self.accelerator.no_sync(network):
-                loss = self.estimator.loss(self.policy, minibatch)
+                loss = loss_of(self.policy, minibatch)
                 self.accelerator.backward(loss.value * minibatch.weight)
             for name, value in {"loss": loss.value.detach(), **loss.diagnostics}.items():
                 totals[name] = totals[name] + value * minibatch.weight
-        return {name: self.mean_over_processes(total) for name, total in totals.items()}
+            by_step.add(loss)
+        means = {name: self.mean_over_processes(total) for name, total in totals.items()}
+        return {**means, **by_step.means(lambda sums: self.accelerator.reduce(sums, reduction="sum"))}
 
     def take_gradient(self) -> Tensor:
         """The gradient of all trained weights, flat [P]; they have none afterwards."""
@@ -463,6 +528,25 @@ class Trainer:
         self.epoch = state.epoch
         self.updates = state.updates
         self.reward_queries = state.reward_queries
+
+
+def check_needs(estimator: Estimator, sampler: Sampler, tasks: Sequence[Task]) -> None:
+    """Raise `UsageError` where the estimator is not given what it needs."""
+    name, kernel = type(estimator).__name__, type(sampler).__name__
+    if "log_probs" in estimator.needs and not sampler.has_log_prob:
+        raise UsageError(
+            f"the estimator {name} needs the log-prob of every step, and {kernel} has none",
+            hint="take a sampler with noise, such as ddim,eta=1, or an estimator that rates no step",
+        )
+    if "gradient" not in estimator.needs:
+        return
+    for task in tasks:
+        for term in task.objective.terms:
+            if term.label in task.objective.followed and not term.info.differentiable:
+                raise UsageError(
+                    f"the estimator {name} needs rewards that can be differentiated; {term.label!r} cannot",
+                    hint="`ddpo rewards list` marks those that can; any other estimator takes this reward",
+                )
 
 
 def fresh_accelerator(mixed_precision: str) -> Accelerator:

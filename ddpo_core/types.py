@@ -5,7 +5,7 @@ B samples · T denoising steps · C, H, W of a picture · c, h, w of its latents
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,12 +27,12 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Schedule:
-    """T denoising steps as a sampler walks them: x_{t+1} = latents_coef·x_t + noise_coef·ε + std·z.
+    """T denoising steps as a sampler walks them: x_{t+1} = latents_coef·x_t + noise_coef·noise_pred + std·z.
 
     The standard deviation is 0 where a step is deterministic; such steps carry no log-prob.
     """
 
-    timesteps: Tensor  # [T] int64, the numbers the network is told
+    timesteps: Tensor  # [T], the numbers the network is told: int64, or float32 for a flow
     latents_coef: Tensor  # [T] float32
     noise_coef: Tensor  # [T] float32
     std: Tensor  # [T] float32, ≥ 0
@@ -53,9 +53,9 @@ class Trajectory:
 
     prompts: Sequence[Prompt]  # B
     conditioning: Conditioning  # [B, …] each
-    latents: (
-        Tensor  # [B, T + 1, c, h, w] in the dtype they were rated in; [:, 0] is noise, [:, T] is finished
-    )
+    # [B, T + 1, c, h, w] in the dtype they were rated in: [:, 0] is noise, [:, -1] is finished. Where nobody
+    # needs the way there, [B, 1, c, h, w].
+    latents: Tensor
     log_probs: Tensor  # [B, T] nats per latent element, under the weights that sampled; 0 where σ = 0
     images: Tensor  # [B, 3, H, W] float32 in [0, 1]
 
@@ -79,6 +79,17 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class Population:
+    """A round over all processes: what a sample's weight may depend on besides the sample."""
+
+    advantages: np.ndarray  # [N] float64; 0 for a sample whose reward was dropped
+    rewards: Mapping[str, np.ndarray]  # label → [N], as scored; NaN for a dropped sample
+    prompts: Sequence[str]  # N texts
+    weights: Mapping[str, float]  # label → weight, of the rewards that are trained on
+    places: Sequence[int]  # this process's B samples, as indices into the N
+
+
+@dataclass(frozen=True)
 class Judged:
     """A round of trajectories of one process, with what they earned: what an estimator is given."""
 
@@ -86,11 +97,22 @@ class Judged:
     advantages: Tensor  # [B] float32; 0 for a sample whose reward was dropped
     rewards: Mapping[str, np.ndarray]  # label → [B], as scored
     seeds: Sequence[int]  # B, each sample's own seed
+    epoch: int  # from 1
+    population: Population
+    # weighted rewards [b] with a gradient to the pictures [b, 3, H, W]; raises where a reward has none
+    differentiable: Callable[[Tensor, Sequence[Prompt]], Tensor]
 
 
 @dataclass(frozen=True)
-class Minibatch:
-    """b (sample, step) pairs: one forward and one backward pass of the network."""
+class Part:
+    """A minibatch of any estimator: what one forward and one backward pass are made of."""
+
+    weight: float  # this minibatch's part of its update's loss; the parts of one update sum to 1
+
+
+@dataclass(frozen=True)
+class Minibatch(Part):
+    """b (sample, step) pairs of trajectories."""
 
     latents: Tensor  # [b, c, h, w] at the step
     next_latents: Tensor  # [b, c, h, w] one step on
@@ -98,7 +120,6 @@ class Minibatch:
     conditioning: Conditioning  # [b, …]
     old_log_prob: Tensor  # [b]
     advantage: Tensor  # [b]
-    weight: float  # this minibatch's part of its update's loss; the parts of one update sum to 1
 
 
 @dataclass(frozen=True)
@@ -107,3 +128,5 @@ class Loss:
 
     value: Tensor  # scalar, with a gradient
     diagnostics: Mapping[str, Tensor | float]  # scalars without gradient; their means become metrics
+    # the same told for each step of the schedule: name → (steps [b], values [b])
+    by_step: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)

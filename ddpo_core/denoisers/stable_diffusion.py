@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ddpo_core.denoisers.lora import lora_layers
 from ddpo_core.errors import CheckpointError, EnvironmentFault, UsageError
+from ddpo_core.processes import Diffusion
 from ddpo_core.types import Conditioning
 
 CACHED_PROMPTS = 4096
@@ -31,10 +32,12 @@ class StableDiffusion:
         self.pipeline = pipeline
         self.network: nn.Module = pipeline.unet
         scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
-        self.alphas_cumprod: Tensor = scheduler.alphas_cumprod.double()
-        self.final_alpha_cumprod = float(scheduler.final_alpha_cumprod)
-        self.steps_offset = int(scheduler.config.steps_offset)
-        self.timestep_spacing = str(scheduler.config.timestep_spacing)
+        self.process = Diffusion(
+            scheduler.alphas_cumprod.double(),
+            float(scheduler.final_alpha_cumprod),
+            steps_offset=int(scheduler.config.steps_offset),
+            timestep_spacing=str(scheduler.config.timestep_spacing),
+        )
         self.prediction_type = str(scheduler.config.prediction_type)
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise UsageError(
@@ -186,15 +189,22 @@ class StableDiffusion:
         )[0]
         if self.prediction_type == "epsilon":
             return output.float()
-        alpha = self.alphas_cumprod.to(self.device)[timesteps].float().view(-1, 1, 1, 1)
-        return alpha.sqrt() * output.float() + (1 - alpha).sqrt() * latents.float()
+        signal, noise = (scale.view(-1, 1, 1, 1) for scale in self.process.scales(timesteps))
+        return signal * output.float() + noise * latents.float()
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W] float32 in [0, 1] for finished latents [B, c, h, w]."""
+        """Pictures [B, 3, H, W] float32 in [0, 1] for finished latents [B, c, h, w]; passes a gradient."""
         vae = self.pipeline.vae
         images: Tensor = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
         return (images.float() / 2 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Latents [B, c, h, w] float32 of pictures [B, 3, H, W] in [0, 1]: the autoencoder's mean."""
+        vae = self.pipeline.vae
+        encoded = vae.encode((2 * images - 1).to(self.device, vae.dtype)).latent_dist.mode()
+        latents: Tensor = encoded.float() * vae.config.scaling_factor
+        return latents
 
 
 def check_folder(folder: Path) -> None:

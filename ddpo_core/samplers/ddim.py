@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ddpo_core.errors import UsageError
+from ddpo_core.processes import Diffusion
 from ddpo_core.protocols import Denoiser
 from ddpo_core.types import Schedule
 
@@ -42,6 +43,16 @@ def spaced_timesteps(num_train: int, num_steps: int, spacing: str, offset: int =
     return timesteps
 
 
+def diffusion_of(name: str, denoiser: Denoiser) -> Diffusion:
+    """The model's noise schedule. Raises `UsageError` for a flow model, which has another path."""
+    process = denoiser.process
+    if not isinstance(process, Diffusion):
+        raise UsageError(
+            f"{name}: expected a diffusion model, got one of rectified flow; flow-sde and cps are for those"
+        )
+    return process
+
+
 class DDIM:
     """DDIM. `eta` scales the noise: 1 is DDPM's, 0 none at all (then no step has a log-prob)."""
 
@@ -56,16 +67,17 @@ class DDIM:
         σ is 0 on a last step that ends on a clean picture (ᾱ' = 1) or moves nowhere ("linspace" ends on
         timestep 0, whose ᾱ is also the usual final one): such a step is taken and not rated.
         """
-        spacing = self.spacing or denoiser.timestep_spacing
-        alphas_cumprod = denoiser.alphas_cumprod.double().cpu()
-        timesteps = spaced_timesteps(len(alphas_cumprod), num_steps, spacing, denoiser.steps_offset)
+        process = diffusion_of("ddim", denoiser)
+        spacing = self.spacing or process.timestep_spacing
+        alphas_cumprod = process.alphas_cumprod.double().cpu()
+        timesteps = spaced_timesteps(len(alphas_cumprod), num_steps, spacing, process.steps_offset)
         alpha = alphas_cumprod[timesteps]
         if alpha.min() <= 0:
             raise UsageError(
                 "ddim: this model's noise schedule ends at zero signal (rescale_betas_zero_snr), where ε says"
                 " nothing about the picture; choose spacing=leading, whose first timestep is not the last one"
             )
-        alpha_next = torch.cat([alpha[1:], alpha.new_tensor([denoiser.final_alpha_cumprod])])
+        alpha_next = torch.cat([alpha[1:], alpha.new_tensor([process.final_alpha_cumprod])])
         variance = self.eta**2 * (1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next)
         direction = (1 - alpha_next - variance).clamp(min=0).sqrt()  # below 0 only by rounding, at η = 1
         latents_coef = (alpha_next / alpha).sqrt()

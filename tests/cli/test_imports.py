@@ -21,25 +21,30 @@ WORDS = {"errors", "types", "info", "batches", "constraints"}
 CONTRACT = WORDS | {"protocols", "hookspecs", "spec", "judges"}
 PATH = {
     "advantages",
+    "captions",
     "denoisers",
     "denoising",
     "estimators",
     "losses",
     "mixing",
     "pixels",
+    "pretraining",
+    "processes",
     "prompt_sets",
     "prompts",
     "rewards",
     "rollout",
     "samplers",
+    "timesteps",
 }
 FINDING = {"plugins", "options", "discovery", "builtin"}
+TRAINING = {"training", "checkpoint", "diagnostics", "optimizers", "selfcheck"}
 LAYERS = [
     (WORDS, WORDS),
     (CONTRACT, CONTRACT),
     (PATH, CONTRACT | PATH),
     (FINDING, CONTRACT | FINDING | {"prompt_sets", ""}),
-    ({"training", "checkpoint", "selfcheck"}, CONTRACT | PATH | {"training", "checkpoint", "selfcheck"}),
+    (TRAINING, CONTRACT | PATH | TRAINING),
 ]
 
 

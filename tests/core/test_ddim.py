@@ -7,6 +7,7 @@ from diffusers import DDIMScheduler
 
 from ddpo_core.denoising import GaussianStep
 from ddpo_core.errors import UsageError
+from ddpo_core.processes import Diffusion
 from ddpo_core.samplers.ddim import DDIM, spaced_timesteps
 
 
@@ -26,10 +27,12 @@ def scheduler(**options):
 def model_of(scheduler):
     """As much of a denoiser as a sampler looks at."""
     return SimpleNamespace(
-        alphas_cumprod=scheduler.alphas_cumprod.double(),
-        final_alpha_cumprod=float(scheduler.final_alpha_cumprod),
-        steps_offset=scheduler.config.steps_offset,
-        timestep_spacing=scheduler.config.timestep_spacing,
+        process=Diffusion(
+            scheduler.alphas_cumprod.double(),
+            float(scheduler.final_alpha_cumprod),
+            scheduler.config.steps_offset,
+            scheduler.config.timestep_spacing,
+        ),
         device=torch.device("cpu"),
     )
 
@@ -69,7 +72,7 @@ def test_every_step_equals_diffusers_own_with_the_same_noise(spacing, eta, set_a
 def test_the_next_timestep_comes_from_the_schedule_where_steps_do_not_divide(spacing, num_steps):
     model = model_of(scheduler(timestep_spacing=spacing))
     schedule = DDIM().schedule(model, num_steps)
-    alpha = model.alphas_cumprod[schedule.timesteps]
+    alpha = model.process.alphas_cumprod[schedule.timesteps]
     for t in range(num_steps - 1):
         now, after = alpha[t].item(), alpha[t + 1].item()
         assert schedule.std[t].item() == pytest.approx(
@@ -81,7 +84,7 @@ def test_the_next_timestep_comes_from_the_schedule_where_steps_do_not_divide(spa
 def test_eta_one_is_the_ddpm_posterior():
     # Ho et al. (arXiv 2006.11239) Eq. 6–7, on all 1000 steps: mean from x_t and x̂0, variance β̃
     model = model_of(scheduler(steps_offset=0))
-    sampler, alphas = DDIM(), model.alphas_cumprod
+    sampler, alphas = DDIM(), model.process.alphas_cumprod
     schedule = sampler.schedule(model, 1000)
     latents, noise_pred = torch.randn(2, 1, 1, 2, 2, generator=torch.Generator().manual_seed(0)).double()
     for t in (0, 400, 990):

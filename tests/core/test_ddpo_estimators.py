@@ -8,8 +8,8 @@ from ddpo_core.denoising import Policy
 from ddpo_core.estimators.ddpo import ImportanceSampling, ScoreFunction
 from ddpo_core.rollout import rollout, sample_seeds
 from ddpo_core.samplers.ddim import DDIM
-from ddpo_core.testing import ToyDenoiser
-from ddpo_core.types import Judged, Prompt
+from ddpo_core.testing import ToyDenoiser, judged_of
+from ddpo_core.types import Prompt
 
 T = 5
 
@@ -25,7 +25,7 @@ def judge(policy, indices):
     seeds = sample_seeds(0, 1, indices)
     trajectory = rollout(policy, [Prompt(f"prompt {index}") for index in indices], seeds)
     advantages = torch.tensor([float(index) for index in indices])
-    return Judged(trajectory, advantages, {"r": np.array(indices, dtype=float)}, seeds)
+    return judged_of(trajectory, advantages, {"r": np.array(indices, dtype=float)}, seeds)
 
 
 def pairs_of(update):
@@ -44,7 +44,7 @@ def test_every_step_of_every_sample_is_trained_on_once_per_inner_epoch(policy, n
         map(
             pairs_of,
             estimator.updates(
-                judge(policy, range(8)), policy.schedule, num_updates=num_updates, batch_size=batch_size
+                policy, judge(policy, range(8)), num_updates=num_updates, batch_size=batch_size
             ),
         )
     )
@@ -55,9 +55,7 @@ def test_every_step_of_every_sample_is_trained_on_once_per_inner_epoch(policy, n
 
 
 def test_all_steps_of_a_sample_go_into_one_update(policy):
-    updates = ImportanceSampling().updates(
-        judge(policy, range(8)), policy.schedule, num_updates=4, batch_size=1
-    )
+    updates = ImportanceSampling().updates(policy, judge(policy, range(8)), num_updates=4, batch_size=1)
     for number, update in enumerate(updates):
         assert {sample for sample, _ in pairs_of(update)} == {2 * number, 2 * number + 1}
 
@@ -65,7 +63,7 @@ def test_all_steps_of_a_sample_go_into_one_update(policy):
 def test_the_weights_of_an_updates_minibatches_sum_to_one(policy):
     for size in (1, 2, 3, 4, 8):
         updates = ImportanceSampling(timestep_fraction=0.6).updates(
-            judge(policy, range(8)), policy.schedule, num_updates=2, batch_size=size
+            policy, judge(policy, range(8)), num_updates=2, batch_size=size
         )
         for update in updates:
             assert sum(minibatch.weight for minibatch in update) == pytest.approx(1)
@@ -73,7 +71,7 @@ def test_the_weights_of_an_updates_minibatches_sum_to_one(policy):
 
 def test_a_fraction_of_the_timesteps_is_drawn_for_each_sample_and_anew_in_each_inner_epoch(policy):
     estimator = ImportanceSampling(timestep_fraction=0.4, inner_epochs=2)
-    updates = estimator.updates(judge(policy, range(30)), policy.schedule, num_updates=1, batch_size=30)
+    updates = estimator.updates(policy, judge(policy, range(30)), num_updates=1, batch_size=30)
     first, second = (frozenset(pairs_of(update)) for update in updates)
     assert len(first) == len(second) == 30 * 2
     assert first != second
@@ -84,7 +82,7 @@ def test_a_fraction_of_the_timesteps_is_drawn_for_each_sample_and_anew_in_each_i
     "estimator", [ImportanceSampling(early_fraction=0.4), ScoreFunction(early_fraction=0.4)]
 )
 def test_only_the_early_part_of_the_steps_is_trained_on_where_asked(policy, estimator):
-    (update,) = estimator.updates(judge(policy, range(4)), policy.schedule, num_updates=1, batch_size=4)
+    (update,) = estimator.updates(policy, judge(policy, range(4)), num_updates=1, batch_size=4)
     trained = {step for _, step in pairs_of(update)}
     assert trained == set(policy.schedule.rated[: round(0.4 * len(policy.schedule.rated))])
 
@@ -93,9 +91,7 @@ def test_which_steps_a_sample_trains_on_does_not_depend_on_who_holds_it(policy):
     def chosen(indices):
         estimator = ImportanceSampling(timestep_fraction=0.4)
         judged = judge(policy, indices)
-        return [
-            set(pairs_of(u)) for u in estimator.updates(judged, policy.schedule, num_updates=2, batch_size=2)
-        ]
+        return [set(pairs_of(u)) for u in estimator.updates(policy, judged, num_updates=2, batch_size=2)]
 
     whole, even, odd = chosen(range(8)), chosen(range(0, 8, 2)), chosen(range(1, 8, 2))
     assert [one | other for one, other in zip(even, odd, strict=True)] == whole
@@ -104,7 +100,7 @@ def test_which_steps_a_sample_trains_on_does_not_depend_on_who_holds_it(policy):
 def test_a_minibatch_holds_the_steps_as_they_were_taken(policy):
     judged = judge(policy, range(4))
     trajectory = judged.trajectory
-    (update,) = ImportanceSampling().updates(judged, policy.schedule, num_updates=1, batch_size=4)
+    (update,) = ImportanceSampling().updates(policy, judged, num_updates=1, batch_size=4)
     for minibatch in update:
         for row, t in enumerate(minibatch.steps.tolist()):
             assert torch.equal(minibatch.latents[row], trajectory.latents[row, t])
@@ -133,7 +129,7 @@ def test_on_policy_gradient_equals_finite_differences_of_the_score_function(poli
             )
         return total / T
 
-    (update,) = estimator.updates(judged, policy.schedule, num_updates=1, batch_size=2)
+    (update,) = estimator.updates(policy, judged, num_updates=1, batch_size=2)
     for minibatch in update:
         (estimator.loss(policy, minibatch).value * minibatch.weight).backward()
     with torch.no_grad():
@@ -147,7 +143,7 @@ def test_on_policy_gradient_equals_finite_differences_of_the_score_function(poli
 def test_advantages_are_clamped(policy):
     judged = judge(policy, range(8))
     estimator = ImportanceSampling(advantage_clip=2.0)
-    (update,) = estimator.updates(judged, policy.schedule, num_updates=1, batch_size=8)
+    (update,) = estimator.updates(policy, judged, num_updates=1, batch_size=8)
     minibatch = next(update)
     # at ratio 1 the loss is −mean(A): 0, 1, then six times the clip
     assert estimator.loss(policy, minibatch).value.item() == pytest.approx(-(0 + 1 + 6 * 2) / 8, abs=1e-4)
@@ -160,7 +156,7 @@ def test_a_clip_range_in_nats_is_turned_into_the_papers_units():
 
 def test_a_run_tells_its_clip_range_in_both_units(policy):
     estimator = ImportanceSampling(clip_range=0.01)
-    (update,) = estimator.updates(judge(policy, range(2)), policy.schedule, num_updates=1, batch_size=2)
+    (update,) = estimator.updates(policy, judge(policy, range(2)), num_updates=1, batch_size=2)
     diagnostics = estimator.loss(policy, next(update)).diagnostics
     assert diagnostics["clip_range"] == 0.01
     assert diagnostics["clip_nats"] == pytest.approx(0.16)  # sixteen latent elements

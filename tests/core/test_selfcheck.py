@@ -10,7 +10,8 @@ from ddpo_core.errors import SelfCheckError
 from ddpo_core.rollout import rollout
 from ddpo_core.samplers.ddim import DDIM
 from ddpo_core.selfcheck import self_check
-from ddpo_core.types import Judged, Prompt
+from ddpo_core.testing import judged_of
+from ddpo_core.types import Prompt
 
 
 @pytest.fixture(scope="module")
@@ -21,11 +22,11 @@ def sound(tiny_pipeline):
     sampler = DDIM()
     policy = Policy(model, sampler, sampler.schedule(model, 4), 3.0)
     trajectory = rollout(policy, [Prompt("a cat"), Prompt("a dog")], [1, 2])
-    return policy, Judged(trajectory, torch.zeros(2), {"r": np.array([1.0, 2.0])}, [1, 2])
+    return policy, judged_of(trajectory, torch.zeros(2), {"r": np.array([1.0, 2.0])}, [1, 2])
 
 
 def check(policy, judged):
-    return self_check(policy, judged, batch_size=2, half_precision=False, trained={"r"})
+    return self_check(policy, judged, batch_size=2, half_precision=False, trained={"r"}, rated=True)
 
 
 def with_trajectory(judged, **changes):

@@ -84,7 +84,7 @@ def test_v_prediction_is_turned_into_epsilon(tiny_v_pipeline):
     conditioning = model.encode(["a cat"])
     clean, noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     timestep = torch.tensor([481])
-    alpha = model.alphas_cumprod[481].float()
+    alpha = model.process.alphas_cumprod[481].float()
     latents = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
     velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
     model.network = lambda *args, **kwargs: (velocity,)  # a network that is right about v

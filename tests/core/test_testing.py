@@ -166,10 +166,10 @@ def test_the_toy_decodes_to_pictures(channels):
 
 def test_the_toys_schedule_is_that_of_stable_diffusion():
     toy = ToyDenoiser()
-    assert toy.alphas_cumprod.shape == (1000,)
-    assert toy.alphas_cumprod.dtype == torch.float64
-    assert toy.final_alpha_cumprod == pytest.approx(1 - 0.00085)
-    assert toy.alphas_cumprod[-1].item() == pytest.approx(
+    assert toy.process.alphas_cumprod.shape == (1000,)
+    assert toy.process.alphas_cumprod.dtype == torch.float64
+    assert toy.process.final_alpha_cumprod == pytest.approx(1 - 0.00085)
+    assert toy.process.alphas_cumprod[-1].item() == pytest.approx(
         0.00466, abs=1e-5
     )  # Stable Diffusion's ᾱ at t = 999
 

@@ -254,7 +254,7 @@ def test_the_learning_rate_rises_linearly_over_the_warm_up_and_stays(tiny_pipeli
     rates = []
     run = parts(tiny_pipeline, settings=settings)
     trainer = Trainer(
-        *(run[name] for name in PARTS), settings, run["normaliser"], None, lambda progress: None
+        *(run[name] for name in PARTS), settings, run["normaliser"], None, None, lambda progress: None
     )
     step = trainer.optimizer.step
     trainer.optimizer.step = lambda: (rates.append(trainer.optimizer.param_groups[0]["lr"]), step())
