@@ -88,6 +88,10 @@ class Registry:
         found = (Entry(kind, info, plugin) for plugin in self.plugins for info in plugin.infos.get(kind, ()))
         return sorted(found, key=lambda entry: (entry.info.name, entry.qualified))
 
+    def infos(self, kind: str) -> list[Any]:
+        """What every thing of a kind says of itself, by name."""
+        return [entry.info for entry in self.entries(kind)]
+
     def find(self, kind: str, name: str) -> Any:
         """The `RewardInfo`, `SamplerInfo`, … of that name, alias or `distribution/name`.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ddpo_cli import constraints, specs
+from ddpo_cli import constraints, pairs, specs
 from ddpo_cli.settings import RunConfig
 from ddpo_cli.tasks import TaskText, tasks_of
 from ddpo_core import spec as grammar
@@ -95,6 +95,7 @@ def load_model(config: RunConfig, registry: Registry, *, adapted: bool = True) -
     quiet_loading()
     accelerator = make_accelerator(config)
     dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.mixed_precision]
+    sampler = registry.build("sampler", specs.find(registry, "sampler", config.sampler).spec)
     found = specs.find(registry, "model", config.model)
     denoiser: Denoiser = registry.build("model", found.spec, device=accelerator.device, dtype=dtype)
     if adapted:
@@ -105,7 +106,6 @@ def load_model(config: RunConfig, registry: Registry, *, adapted: bool = True) -
             gradient_checkpointing=config.gradient_checkpointing,
             seed=config.seed,
         )
-    sampler = registry.build("sampler", specs.find(registry, "sampler", config.sampler).spec)
     return Model(denoiser, sampler, accelerator)
 
 
@@ -116,6 +116,9 @@ def build(config: RunConfig, registry: Registry) -> Parts:
     from ddpo_core.training import Task
 
     quiet_loading()
+    estimator = registry.build("estimator", specs.find(registry, "estimator", config.estimator).spec)
+    sampler = registry.build("sampler", specs.find(registry, "sampler", config.sampler).spec)
+    pairs.check_built(estimator, sampler, config, registry)
     written = tasks_of(config)
     prompt_sets = [load_prompts(task.prompts, task.prompt, registry) for task in written]
     tasks = [
@@ -126,7 +129,6 @@ def build(config: RunConfig, registry: Registry) -> Parts:
         )
         for task, prompt_set in zip(written, prompt_sets, strict=True)
     ]
-    estimator = registry.build("estimator", specs.find(registry, "estimator", config.estimator).spec)
     over, options = specs.advantage_options(config.advantages)
     buffers = {key: options[key] for key in ("buffer_size", "min_count") if key in options}
     return Parts(

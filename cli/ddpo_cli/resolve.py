@@ -1,6 +1,6 @@
 """From flags, a file and a preset to one complete `RunConfig`, and where each of its values came from.
 
-    default < what suits the model < preset < --config FILE < flags
+    default < what suits the model < what suits the estimator < preset < --config FILE < flags
 
 Unknown keys, wrong types, unknown names and batch sizes that do not divide are refused here, before
 anything heavy is imported.
@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpo_cli import constraints, presets, specs, tasks
+from ddpo_cli import constraints, pairs, presets, specs, tasks
 from ddpo_cli.nearest import did_you_mean
 from ddpo_cli.settings import DERIVED, RunConfig, Setting, declared
 from ddpo_core.batches import check_batches
@@ -22,6 +22,7 @@ from ddpo_core.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
     from ddpo_core.discovery import Registry
+    from ddpo_core.info import EstimatorInfo, ModelInfo
 
 CLIP_RANGE = "clip_range"  # a short way to say `--estimator NAME,clip-range=…`
 ORIGINS = "origins"  # the table in config.toml that tells, and does not set
@@ -70,10 +71,7 @@ def resolve(layers: Sequence[Layer], registry: Registry, *, to_train: bool = Tru
     checked = [Layer(layer.origin, _checked(layer)) for layer in layers]
     merged = _merge(checked)
     model = specs.find(registry, "model", str(merged.values["model"]))
-    suits = Layer(
-        f"model {model.info.name}", _checked(Layer(f"model {model.info.name}", dict(model.info.defaults)))
-    )
-    merged = _merge([suits, *checked])
+    merged = _merge_with_suiting(model.info, checked, registry)
     _fold_clip_range(merged, registry)
     for key, derive in DERIVATIONS.items():
         if merged.values.get(key) is DERIVED:
@@ -107,6 +105,34 @@ def _merge(layers: Sequence[Layer]) -> _Merged:
     return merged
 
 
+def _merge_with_suiting(model: ModelInfo, checked: Sequence[Layer], registry: Registry) -> _Merged:
+    """All layers, those of the chosen model, of the chosen estimator and of the two together below them.
+
+    An estimator's options that nobody gave come from there, too.
+    """
+    about_model = _suiting(f"model {model.name}", model.defaults)
+    chosen = str(_merge([about_model, *checked]).values["estimator"])
+    estimator: EstimatorInfo = specs.find(registry, "estimator", chosen).info
+    about_both = model.estimators.get(estimator.name, {})
+    suits = [
+        about_model,
+        _suiting(f"estimator {estimator.name}", estimator.defaults),
+        _suiting(f"estimator {estimator.name} on {model.name}", about_both),
+    ]
+    merged = _merge([*suits, *checked])
+    for layer in reversed(suits):
+        suiting = str(layer.values.get("estimator", ""))
+        if suiting and specs.find(registry, "estimator", suiting).info is estimator:
+            merged.values["estimator"] = specs.with_suiting(
+                registry, "estimator", str(merged.values["estimator"]), suiting
+            )
+    return merged
+
+
+def _suiting(origin: str, values: Mapping[str, object]) -> Layer:
+    return Layer(origin, _checked(Layer(origin, values)))
+
+
 def _switches_between_lora_and_all(before: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
     return "lora_rank" in values and bool(values["lora_rank"]) != bool(before["lora_rank"])
 
@@ -128,6 +154,15 @@ Derivation = Callable[[Mapping[str, Any], "Registry"], tuple[object, str]]
 def _prompts(values: Mapping[str, Any], registry: Registry) -> tuple[object, str]:
     info = specs.find(registry, "model", values["model"]).info
     return ("" if values["prompt"] else info.prompts), f"model {info.name}"
+
+
+def _sampler(values: Mapping[str, Any], registry: Registry) -> tuple[object, str]:
+    model: ModelInfo = specs.find(registry, "model", values["model"]).info
+    estimator: EstimatorInfo = specs.find(registry, "estimator", values["estimator"]).info
+    if model.path == "diffusion":
+        return "ddim", DEFAULT
+    rated = "log_probs" in estimator.needs
+    return "flow-sde" if rated else "flow-ode", f"model {model.name}, estimator {estimator.name}"
 
 
 def _lora_alpha(values: Mapping[str, Any], registry: Registry) -> tuple[object, str]:
@@ -158,6 +193,7 @@ def _learning_rate(values: Mapping[str, Any], registry: Registry) -> tuple[objec
 
 DERIVATIONS: Mapping[str, Derivation] = {
     "prompts": _prompts,
+    "sampler": _sampler,
     "lora_alpha": _lora_alpha,
     "updates_per_epoch": _updates,
     "group_size": _group_size,
@@ -263,6 +299,7 @@ def _check(config: RunConfig, origins: Mapping[str, str], registry: Registry) ->
             f"{config.updates_per_epoch} ({origins['updates_per_epoch']})",
             hint=f"add --updates-per-epoch {estimator.updates_per_epoch}, or take --estimator ddpo-is",
         )
+    pairs.check(config, registry)
     for task in tasks.tasks_of(config):
         check_batches(
             samples_per_epoch=config.samples_per_epoch,

@@ -108,7 +108,19 @@ class RunConfig:
         metavar="NAME,…",
     )
 
-    sampler: str = setting("ddim", "How latents are denoised.", SAMPLING, metavar="SPEC")
+    pretrain: str = setting(
+        "",
+        "Image–caption pairs for a pretraining step each epoch: a folder, .jsonl or .parquet file.",
+        WHAT,
+        metavar="PATH",
+    )
+
+    sampler: str = setting(
+        DERIVED,
+        "How latents are denoised (default: ddim, or what suits model and estimator).",
+        SAMPLING,
+        metavar="SPEC",
+    )
     num_steps: int = setting(50, "Denoising steps.", SAMPLING, minimum=1)
     guidance_scale: float = setting(
         5.0, "Classifier-free guidance, in sampling and in training alike; 1: none.", SAMPLING, minimum=0
@@ -146,10 +158,20 @@ class RunConfig:
     warmup_updates: int = setting(
         0, "Optimiser steps over which the learning rate rises to its value.", LEARNING, minimum=0
     )
+    optimizer: str = setting(
+        "adamw",
+        "adamw, or adamw8bit with moments in 8 bits (needs bitsandbytes).",
+        LEARNING,
+        choices=("adamw", "adamw8bit"),
+    )
     adam_epsilon: float = setting(
         1e-10, "AdamW's ε: log-probs are means over latents, so gradients are small.", LEARNING, above=0
     )
     weight_decay: float = setting(1e-4, "AdamW's.", LEARNING, minimum=0)
+    pretrain_weight: float = setting(1.0, "Weight of the pretraining step's loss.", LEARNING, above=0)
+    pretrain_batch_size: int = setting(
+        32, "Pairs of each pretraining step, over all processes.", LEARNING, minimum=1
+    )
     max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.", LEARNING, above=0)
     mixed_precision: str = setting(
         "no", "Precision of the network.", LEARNING, choices=("no", "bf16", "fp16")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from ddpo_core.discovery import Registry
 
 PATH_OPTIONS = ("pretrained", "path")  # what may name something on this machine
-PRETRAINED = "stable-diffusion"  # what loads a folder or a hub id
 
 ADVANTAGES = {
     "prompt": Info(
@@ -73,8 +73,23 @@ def _spelled_out(registry: Registry, kind: str, text: str) -> str:
         source = resolve_prompt_source(text)
         return str(grammar.Spec(source[0], options=dict(source[1]))) if source else text
     if kind == "model" and _is_pretrained(registry, text):
-        return str(grammar.Spec(PRETRAINED, options={"pretrained": text}))
+        return str(grammar.Spec(_family(registry, text), options={"pretrained": text}))
     return text
+
+
+@functools.cache
+def _family(registry: Registry, pretrained: str) -> str:
+    """The model that adapts the pipeline of this folder or hub id, by the pipeline's own class."""
+    from ddpo_core.denoisers.detect import pipeline_class
+
+    found = pipeline_class(pretrained)
+    families = {kind: info.name for info in registry.infos("model") for kind in info.pipelines}
+    if found not in families:
+        raise UsageError(
+            f"--model {pretrained} is a {found}; there are adapters for {', '.join(sorted(families))}",
+            hint="a package adds one with the hook ddpo_models, see CONTRIBUTING.md; `ddpo models list`",
+        )
+    return str(families[found])
 
 
 def _is_pretrained(registry: Registry, text: str) -> bool:
@@ -90,6 +105,12 @@ def with_option(registry: Registry, kind: str, text: str, key: str, value: gramm
     """The spec with one option set."""
     found = find(registry, kind, text)
     return str(replace(found.spec, options={**found.spec.options, key: value}, text=""))
+
+
+def with_suiting(registry: Registry, kind: str, text: str, suiting: str) -> str:
+    """The spec `text` with the options of `suiting`, a spec of the same thing, where it leaves them open."""
+    found, suits = find(registry, kind, text), find(registry, kind, suiting)
+    return str(replace(found.spec, options={**suits.spec.options, **found.spec.options}, text=""))
 
 
 def with_judges(registry: Registry, model: str, text: str) -> str:

@@ -38,6 +38,14 @@ def ddpo_models():
         defaults={"num_steps": 4, "guidance_scale": 1.0, "learning_rate": 0.01},
     )
     yield ModelInfo(
+        name="picky-toy",
+        summary="the toy, which wants other settings of grpo",
+        factory="toy_world:load",
+        prompts="animals",
+        defaults={"num_steps": 4, "guidance_scale": 1.0, "learning_rate": 0.01},
+        estimators={"grpo": {"learning_rate": 0.5, "estimator": "grpo,clip_range=0.25"}},
+    )
+    yield ModelInfo(
         name="dim-toy",
         summary="the toy, whose pictures are judged with a gamma of 3",
         factory="toy_world:load",
