@@ -94,6 +94,51 @@ KL_WEIGHT = Option(
     minimum=0,
     help="weight of the KL divergence, in nats per latent element, from the model before training",
 )
+INVERSE_TEMPERATURE = Option(
+    name="inverse_temperature",
+    type="float",
+    default=1.0,
+    minimum=0,
+    help="weights are exp(this × reward); 0 weighs all samples the same",
+)
+PERCENTILE = Option(
+    name="percentile",
+    type="float",
+    default=0.9,
+    minimum=0,
+    maximum=1,
+    help="part of the samples that is left out; the others weigh the same",
+)
+WEIGHED = (
+    Option(
+        name="on",
+        type="str",
+        default="standardised",
+        choices=("standardised", "raw"),
+        help="weigh advantages, or the rewards as they are in their own units (the paper's way)",
+    ),
+    Option(
+        name="over",
+        type="str",
+        default="round",
+        choices=("round", "prompt"),
+        help="weigh all samples of a round against each other, or those of each prompt",
+    ),
+    INNER_EPOCHS,
+    Option(
+        name="timestep_count",
+        type="int",
+        default=1,
+        minimum=1,
+        help="timesteps and noises drawn for each sample in each pass",
+    ),
+    Option(
+        name="guided",
+        type="bool",
+        default=True,
+        help="train the guided prediction (the paper's way), or the prompt's alone",
+    ),
+)
 TIMESTEPS = (
     TIMESTEP_FRACTION,
     TIMESTEP_COUNT,
@@ -162,6 +207,24 @@ def ddpo_estimators() -> Iterable[EstimatorInfo]:
         needs=("trajectory", "log_probs", "untrained"),
         updates_per_epoch=4,
         defaults={"advantages": "batch"},
+    )
+    yield EstimatorInfo(
+        name="rwr",
+        summary="reward-weighted regression: denoise the round's pictures again, each by exp(β · reward)",
+        factory="ddpo_core.estimators.rwr:RewardWeighted",
+        options=(INVERSE_TEMPERATURE, *WEIGHED),
+        requires=("torch",),
+        install_hint=INSTALL_TRAIN,
+        updates_per_epoch=4,
+    )
+    yield EstimatorInfo(
+        name="rwr-sparse",
+        summary="the same with the round's best pictures only, from a percentile of the rewards on",
+        factory="ddpo_core.estimators.rwr:Sparse",
+        options=(PERCENTILE, *WEIGHED),
+        requires=("torch",),
+        install_hint=INSTALL_TRAIN,
+        updates_per_epoch=4,
     )
 
 

@@ -36,6 +36,23 @@ def denoising_loss(noise_pred: Tensor, target: Tensor) -> Tensor:
     return (noise_pred - target).square().flatten(1).mean(1)
 
 
+def softmax_weights(rewards: Tensor, inverse_temperature: float) -> Tensor:
+    """RWR's weights of n samples, exp(β r) / Z with the mean one (arXiv 2305.13301 §4.2) [n].
+
+    β = 0 weighs all the same: plain denoising. What β means depends on the unit of `rewards`.
+    """
+    return len(rewards) * torch.softmax(inverse_temperature * rewards, dim=0)
+
+
+def top_weights(rewards: Tensor, percentile: float) -> Tensor:
+    """RWR-sparse's weights of n samples, 1[r ≥ C] / Z with the mean one (arXiv 2305.13301 §4.2) [n].
+
+    C lies above this part of the samples: 0.9 keeps the best tenth, and what equals its worst; 0 keeps all.
+    """
+    best = (rewards >= torch.quantile(rewards, percentile)).to(rewards.dtype)
+    return best / best.mean()
+
+
 def approx_kl(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
     """½ (log p − log p_old)² [b]: a low-variance stand-in for KL(p_old ‖ p) near ratio 1."""
     return 0.5 * (log_prob - old_log_prob).square()

@@ -16,7 +16,7 @@ import typer
 from ddpo_cli.console import emit_json, style, table
 from ddpo_core import __version__
 from ddpo_core.discovery import KINDS, Entry, Plugin, Registry, missing_packages, registry
-from ddpo_core.info import Option, RewardInfo
+from ddpo_core.info import EstimatorInfo, ModelInfo, Option, RewardInfo, SamplerInfo
 from ddpo_core.options import spelled
 
 
@@ -152,17 +152,41 @@ def _reward_facts(info: RewardInfo) -> dict[str, str]:
 
 def _other_facts(info: Any) -> dict[str, str]:
     """The fields that a sampler's, an estimator's or a model's record has besides the common ones."""
-    facts: dict[str, str] = {}
-    if getattr(info, "needs", ()):
-        facts["works with"] = "samplers whose steps have log-probs"
-    if hasattr(info, "updates_per_epoch"):
-        only = " exactly" if info.fixed_updates else " unless told otherwise"
-        facts["updates"] = f"{info.updates_per_epoch} per epoch{only}"
-    if getattr(info, "prompts", ""):
-        facts["prompts"] = f"{info.prompts} unless told otherwise"
-    if getattr(info, "defaults", None):
-        facts["settings"] = ", ".join(f"{key}={_setting(value)}" for key, value in info.defaults.items())
-    return facts
+    if isinstance(info, SamplerInfo):
+        rated = "have log-probs" if info.has_log_prob else "have none: only estimators that rate no step"
+        return {"models": " and ".join(info.paths), "its steps": rated}
+    if isinstance(info, EstimatorInfo):
+        return _estimator_facts(info)
+    if isinstance(info, ModelInfo):
+        together = {f"with {name}": _settings(values) for name, values in info.estimators.items()}
+        return {
+            "kind": info.path,
+            "pipelines": ", ".join(info.pipelines),
+            "prompts": f"{info.prompts} unless told otherwise" if info.prompts else "",
+            "settings": _settings(info.defaults),
+            **together,
+        }
+    return {}
+
+
+NEEDS = {
+    "log_probs": "a sampler whose steps have log-probs",
+    "gradient": "rewards that can be differentiated",
+    "untrained": "a LoRA, to look at the model before training",
+}
+
+
+def _estimator_facts(info: EstimatorInfo) -> dict[str, str]:
+    only = " exactly" if info.fixed_updates else " unless told otherwise"
+    return {
+        "works with": "; ".join(NEEDS[need] for need in info.needs if need in NEEDS),
+        "updates": f"{info.updates_per_epoch} per epoch{only}",
+        "settings": _settings(info.defaults),
+    }
+
+
+def _settings(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{key}={_setting(value)}" for key, value in values.items())
 
 
 def _setting(value: object) -> str:
