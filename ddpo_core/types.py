@@ -33,9 +33,10 @@ class Schedule:
     """
 
     timesteps: Tensor  # [T], the numbers the network is told: int64, or float32 for a flow
-    latents_coef: Tensor  # [T] float32
-    noise_coef: Tensor  # [T] float32
-    std: Tensor  # [T] float32, ≥ 0
+    # float32 [T], or [T, c, h, w] where the latent's elements differ
+    latents_coef: Tensor
+    noise_coef: Tensor
+    std: Tensor  # ≥ 0
 
     @property
     def num_steps(self) -> int:
@@ -43,8 +44,9 @@ class Schedule:
 
     @property
     def rated(self) -> list[int]:
-        """The steps with σ > 0: those that have a log-prob."""
-        return [int(t) for t in self.std.nonzero().flatten()]
+        """The steps with σ > 0 (everywhere): those that have a log-prob."""
+        everywhere = (self.std > 0).reshape(self.num_steps, -1).all(1)
+        return [int(t) for t in everywhere.nonzero().flatten()]
 
 
 @dataclass(frozen=True)
