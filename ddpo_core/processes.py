@@ -55,6 +55,7 @@ class Flow:
 
     num_train_timesteps: int = 1000  # N
     shift: float = 1.0  # s of σ' = s·σ / (1 + (s − 1)·σ): more steps where there is more noise
+    timestep_spacing: str = "trailing"  # "trailing" or "linspace": the model's own choice
 
     path: Path = "flow"
 
