@@ -279,7 +279,7 @@ def _checked(kind: Kind, infos: list[object]) -> tuple[Info, ...]:
         if not isinstance(info, kind.info):
             raise _Fault(f"{kind.hook} must return {kind.info.__name__} records; got {info!r}")
         for name in (info.name, *info.aliases):
-            if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+            if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*\+*", name):
                 raise _Fault(f"{kind.word} names are lower-case words joined by '-'; got '{name}'")
             if name in taken:
                 raise _Fault(f"it provides two {kind.word}s named '{name}'")

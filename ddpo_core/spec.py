@@ -26,7 +26,7 @@ Value = bool | int | float | str | list[object] | dict[str, object]
 OnError = Literal["raise", "drop", "impute"]
 RESERVED = ("as", "via", "on_error")  # keys that no option may be named after
 
-_NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._+-]*")
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _INT = re.compile(r"-?(0|[1-9][0-9]*)")
@@ -213,7 +213,7 @@ def _check_name(text: str, name: str) -> None:
         raise SpecError("a spec begins with a name, as in jpeg:0.5,quality=80", spec=text, position=0)
     if end < len(name):
         raise SpecError(
-            f"a name holds letters, digits, '-', '.' and '_'; got {text[end]!r}", spec=text, position=end
+            f"a name holds letters, digits, '-', '.', '_' and '+'; got {text[end]!r}", spec=text, position=end
         )
 
 
