@@ -27,6 +27,11 @@ SPACING = Option(
     choices=("leading", "trailing", "linspace"),
     help="which timesteps are visited; the model's own choice unless given",
 )
+FLOW_SPACING = replace(
+    SPACING,
+    choices=("trailing", "linspace"),
+    help="T equal parts of σ from 1 to 0, or T values from 1 to 1/N; the model's own choice unless given",
+)
 CLIP_RANGE = Option(
     name="clip_range",
     type="float",
@@ -139,6 +144,12 @@ WEIGHED = (
         help="train the guided prediction (the paper's way), or the prompt's alone",
     ),
 )
+GUIDED = Option(
+    name="guided",
+    type="bool",
+    default=True,
+    help="train the guided prediction, which is what sampled, or the prompt's alone",
+)
 TIMESTEPS = (
     TIMESTEP_FRACTION,
     TIMESTEP_COUNT,
@@ -149,6 +160,25 @@ TIMESTEPS = (
     WINDOW_STRIDE,
 )
 CLIPPED = (CLIP_RANGE, CLIP_NATS, ADVANTAGE_CLIP, INNER_EPOCHS, *TIMESTEPS)
+FORWARD = (
+    INNER_EPOCHS,
+    Option(
+        name="timesteps",
+        type="str",
+        default="schedule",
+        choices=("schedule", "uniform"),
+        help="look at the sampler's own timesteps, or at as many from the whole process",
+    ),
+    GUIDED,
+    *TIMESTEPS,
+)
+PREDICTION_KL = Option(
+    name="kl_weight",
+    type="float",
+    default=0.0,
+    minimum=0,
+    help="weight of the squared distance from the prediction of the model before training; 0: none",
+)
 
 
 @hookimpl
@@ -160,6 +190,107 @@ def ddpo_samplers() -> Iterable[SamplerInfo]:
         options=(ETA, SPACING),
         requires=("torch",),
         install_hint=INSTALL_TRAIN,
+        doc="arXiv 2010.02502, Eq. 12 and 16",
+    )
+    yield SamplerInfo(
+        name="ddim-tilted",
+        summary="DDIM with more noise in one half of the picture: the pattern for non-isotropic noise",
+        factory="ddpo_core.samplers.ddim_tilted:TiltedDDIM",
+        options=(
+            replace(ETA, default=0.7, help="how much noise each step draws, in the mean over the picture"),
+            Option(
+                name="tilt",
+                type="float",
+                default=0.5,
+                minimum=-0.99,
+                maximum=0.99,
+                help="how much more noise below than above: η² grows from 1 - tilt to 1 + tilt times eta²",
+            ),
+            SPACING,
+        ),
+        requires=("torch",),
+        install_hint=INSTALL_TRAIN,
+        doc="after arXiv 2010.02502, Eq. 12 and 16, element by element",
+    )
+    yield SamplerInfo(
+        name="ddpm",
+        summary="DDPM's ancestral sampling",
+        factory="ddpo_core.samplers.ddpm:DDPM",
+        options=(
+            Option(
+                name="variance",
+                type="str",
+                default="fixed_small",
+                choices=("fixed_small", "fixed_large"),
+                help="the posterior's, as ddim with eta=1 has it, or β itself, which is more",
+            ),
+            SPACING,
+        ),
+        requires=("torch",),
+        install_hint=INSTALL_TRAIN,
+        doc="arXiv 2006.11239, Eq. 6, 7 and 11",
+    )
+    yield SamplerInfo(
+        name="flow-sde",
+        summary="Flow-GRPO's SDE for flow models, with noise on every step",
+        factory="ddpo_core.samplers.flow_sde:FlowSDE",
+        options=(
+            Option(
+                name="noise_level",
+                type="float",
+                default=0.7,
+                minimum=0,
+                maximum=1.4,
+                help="a of the noise a·sqrt(σ/(1 - σ)); 0 draws none, and then no step has a log-prob",
+            ),
+            FLOW_SPACING,
+        ),
+        requires=("torch",),
+        install_hint=INSTALL_TRAIN,
+        paths=("flow",),
+        doc="arXiv 2505.05470, Eq. 9–10",
+    )
+    yield SamplerInfo(
+        name="cps",
+        summary="coefficients-preserving sampling for flow models: noise that leaves no trace in the picture",
+        factory="ddpo_core.samplers.cps:CPS",
+        options=(
+            Option(
+                name="noise_level",
+                type="float",
+                default=0.8,
+                minimum=0,
+                maximum=1,
+                help="1 draws all of a step's noise anew; 0 none, and then no step has a log-prob",
+            ),
+            FLOW_SPACING,
+        ),
+        requires=("torch",),
+        install_hint=INSTALL_TRAIN,
+        paths=("flow",),
+        doc="arXiv 2509.05952",
+    )
+    yield SamplerInfo(
+        name="flow-ode",
+        summary="Euler's method for flow models, without noise",
+        factory="ddpo_core.samplers.flow_ode:FlowODE",
+        options=(FLOW_SPACING,),
+        requires=("torch",),
+        install_hint=INSTALL_TRAIN,
+        paths=("flow",),
+        has_log_prob=False,
+        doc="arXiv 2209.03003",
+    )
+    yield SamplerInfo(
+        name="dpm++",
+        summary="DPM-Solver++(2M), without noise: good pictures in few steps",
+        factory="ddpo_core.samplers.dpm:DPMSolver",
+        options=(replace(SPACING, help=f"{SPACING.help}; leading is for diffusion models only"),),
+        requires=("torch",),
+        install_hint=INSTALL_TRAIN,
+        paths=("diffusion", "flow"),
+        has_log_prob=False,
+        doc="arXiv 2211.01095, Algorithm 2",
     )
 
 
@@ -224,6 +355,82 @@ def ddpo_estimators() -> Iterable[EstimatorInfo]:
         options=(PERCENTILE, *WEIGHED),
         requires=("torch",),
         install_hint=INSTALL_TRAIN,
+        updates_per_epoch=4,
+    )
+    yield EstimatorInfo(
+        name="nft",
+        summary="DiffusionNFT: a denoising loss that learns from good and bad samples; any sampler",
+        factory="ddpo_core.estimators.nft:NegativeAware",
+        options=(
+            Option(
+                name="beta",
+                type="float",
+                default=1.0,
+                minimum=0.001,
+                help="how far the implicit policies lie from the one that sampled; smaller learns faster",
+            ),
+            replace(ADVANTAGE_CLIP, help="an advantage of this much makes a sample good with certainty"),
+            PREDICTION_KL,
+            *FORWARD,
+        ),
+        requires=("torch",),
+        install_hint=INSTALL_TRAIN,
+        updates_per_epoch=2,
+    )
+    yield EstimatorInfo(
+        name="awm",
+        summary="advantage weighted matching: the denoising loss as log-likelihood; any sampler",
+        factory="ddpo_core.estimators.awm:AdvantageWeightedMatching",
+        options=(
+            replace(
+                CLIP_RANGE,
+                default=1.0,
+                help="the ratio is clipped at 1 ± this; losses are means over latent elements",
+            ),
+            ADVANTAGE_CLIP,
+            Option(
+                name="weighting",
+                type="str",
+                default="uniform",
+                choices=("uniform", "ghuber"),
+                help="count every timestep's loss as it is, or noisier ones more and large ones less",
+            ),
+            PREDICTION_KL,
+            *FORWARD,
+        ),
+        requires=("torch",),
+        install_hint=INSTALL_TRAIN,
+        updates_per_epoch=2,
+    )
+    yield EstimatorInfo(
+        name="draft",
+        summary="DRaFT, AlignProp: the reward's own gradient through the last denoising steps",
+        factory="ddpo_core.estimators.draft:BackPropagation",
+        options=(
+            Option(
+                name="steps",
+                type="int",
+                default=1,
+                minimum=1,
+                help="how many steps from the end the gradient goes back through",
+            ),
+            Option(
+                name="lv",
+                type="int",
+                default=0,
+                minimum=0,
+                help="DRaFT-LV: look at the last step so many times more, with new noise",
+            ),
+            Option(
+                name="random_steps",
+                type="bool",
+                default=False,
+                help="AlignProp: draw the number of steps, at most `steps`, for each update",
+            ),
+        ),
+        requires=("torch",),
+        install_hint=INSTALL_TRAIN,
+        needs=("trajectory", "gradient"),
         updates_per_epoch=4,
     )
 

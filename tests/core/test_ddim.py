@@ -8,7 +8,8 @@ from diffusers import DDIMScheduler
 from ddpo_core.denoising import GaussianStep
 from ddpo_core.errors import UsageError
 from ddpo_core.processes import Diffusion
-from ddpo_core.samplers.ddim import DDIM, spaced_timesteps
+from ddpo_core.samplers.ddim import DDIM
+from ddpo_core.samplers.paths import spaced_timesteps
 
 
 def scheduler(**options):
