@@ -1,4 +1,4 @@
-"""Which of diffusers' pipelines a folder or a hub id holds, from its model_index.json alone. Needs no torch."""
+"""Which pipeline of diffusers a folder or a hub id holds, by its model_index.json alone. Needs no torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_pipeline_class(pretrained: str, expected: str, revision: str | None = 
     if found != expected:
         raise UsageError(
             f"model: {pretrained} is a {found}; expected a {expected}",
-            hint=f"`--model {pretrained}` alone finds the adapter of a pipeline; `ddpo models list` shows all",
+            hint=f"`--model {pretrained}` alone finds the right adapter; `ddpo models list` shows all",
         )
 
 
@@ -56,7 +56,7 @@ def _fetched_index(hub_id: str, revision: str | None) -> Path:
         ) from error
     try:
         return Path(hf_hub_download(hub_id, INDEX, revision=revision))
-    except (OSError, ValueError) as error:  # every error of the hub's client is one of these
+    except Exception as error:  # the hub's client has errors of many kinds, and all mean the same here
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise EnvironmentFault(
             f"model: cannot load {hub_id!r}: {reason}",
