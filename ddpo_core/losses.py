@@ -84,3 +84,47 @@ def clip_range_from_nats(nats: float, latent_elements: int) -> float:
     The paper's 1e-4 is 1.64 nats at Stable Diffusion's 4 × 64 × 64 latent elements.
     """
     return nats / latent_elements
+
+
+def optimality(advantage: Tensor, clip: float) -> Tensor:
+    """r = ½ + ½ · clip(A / Z, −1, 1) [b]: how probable it is that a sample is a good one, Z = `clip`.
+
+    arXiv 2509.16117 §3.3, Algorithm 1 line 5.
+    """
+    return 0.5 + 0.5 * (advantage / clip).clamp(-1, 1)
+
+
+def self_normalised_error(prediction: Tensor, clean: Tensor) -> Tensor:
+    """‖x̂0 − x0‖² / sg(mean |x̂0 − x0|) [b], the mean over latent elements (arXiv 2509.16117 §3.3).
+
+    It takes the place of a weight for each timestep; sg stops the gradient.
+    """
+    error = (prediction - clean).flatten(1)
+    scale = error.detach().abs().mean(1).clamp(min=1e-5)
+    return error.square().mean(1) / scale
+
+
+def negative_aware_loss(
+    positive_error: Tensor, negative_error: Tensor, optimality: Tensor, strength: float
+) -> Tensor:
+    """DiffusionNFT: (r · E⁺ + (1 − r) · E⁻) / β [b] (arXiv 2509.16117 Eq. 5).
+
+    E± are the errors of v± = (1 ∓ β)·v_old ± β·v. Divided by β = `strength`, as in the authors' code: so the
+    first step is as long for every β.
+    """
+    return (optimality * positive_error + (1 - optimality) * negative_error) / strength
+
+
+def matching_log_prob(error: Tensor) -> Tensor:
+    """log π(x0) ≈ −‖v − target‖² [b]: the denoising loss as a likelihood (arXiv 2509.25050 §4, w(t) = 1)."""
+    return -error
+
+
+def huber_matching_log_prob(error: Tensor, noise: Tensor, power: float = 0.25) -> Tensor:
+    """−t · (L + δ)^p / p [b] for L = ‖v − target‖², t = `noise` at the timestep, δ = 1e-10.
+
+    The weighting of AWM's published code ("ghuber"): what the network errs in more counts less, and what
+    stands in more noise counts more.
+    """
+    flattened: Tensor = (error + 1e-10).pow(power) - 1e-10**power
+    return -noise * flattened / power

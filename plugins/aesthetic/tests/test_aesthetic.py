@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from transformers import CLIPImageProcessor, CLIPModel
 
 from ddpo_core import EnvironmentFault, Prompt, UsageError
-from ddpo_core.testing import check_reward, example_images
+from ddpo_core.testing import check_reward, example_images, example_prompts
 
 INFO = next(iter(ddpo_rewards()))
 LAION = Path(os.environ.get("DDPO_LAION_HEAD", "sac+logos+ava1-l14-linearMSE.pth"))
@@ -172,15 +172,17 @@ def test_tensor_preprocessing_is_clips_but_for_rounding_where_pictures_are_resiz
 
 def test_the_differentiable_score_is_the_grade_but_for_rounding(reward):
     images = example_images(4)
-    assert reward.score(images).detach().numpy() == pytest.approx(grades(reward, images), abs=0.05)
+    assert reward.score(images, example_prompts()[: len(images)]).detach().numpy() == pytest.approx(
+        grades(reward, images), abs=0.05
+    )
 
 
 def test_the_gradient_is_the_slope_of_the_score(reward):
-    images = example_images(2, 48).requires_grad_()
-    (gradient,) = torch.autograd.grad(reward.score(images).sum(), images)
+    images, prompts = example_images(2, 48).requires_grad_(), example_prompts()[:2]
+    (gradient,) = torch.autograd.grad(reward.score(images, prompts).sum(), images)
     step = 1e-3 * gradient / gradient.norm()
     with torch.no_grad():
-        rise = reward.score(images + step).sum() - reward.score(images - step).sum()
+        rise = reward.score(images + step, prompts).sum() - reward.score(images - step, prompts).sum()
     assert rise.item() == pytest.approx(2e-3 * gradient.norm().item(), rel=0.05)
     assert all(parameter.grad is None for parameter in reward.tower.model.parameters())
 
@@ -201,7 +203,7 @@ def test_open_clips_grade_is_the_affine_map_of_its_own_embedding(open_clip_folde
     weight, bias = head.affine()
     expected = (embeds @ weight + bias).numpy()
     assert grades(reward, images) == pytest.approx(expected, abs=1e-4)
-    assert reward.score(images).numpy() == pytest.approx(expected, abs=0.05)
+    assert reward.score(images, example_prompts()[: len(images)]).numpy() == pytest.approx(expected, abs=0.05)
 
 
 def test_an_unknown_architecture_of_open_clip_is_answered_with_near_ones(head_file):

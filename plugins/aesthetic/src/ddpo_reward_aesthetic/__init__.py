@@ -20,7 +20,7 @@ embedding, at length 1, goes through five linear layers with no activation betwe
 w·e + b; in LAION's weights b is 5.2366 and |w| 17.996. People rated from 1 to 10, but nothing holds the grade
 there.
 
-`score(images)` is the same with a gradient: preprocessing in tensors only, and no rounding to 8 bits.
+`score(images, prompts)` is the same with a gradient: preprocessing in tensors, and no rounding to 8 bits.
 """
 
 

@@ -60,7 +60,7 @@ class Aesthetic:
         ]
         return torch.cat([torch.empty(0), *grades]).where(finite(images.detach().cpu()), torch.nan)
 
-    def score(self, images: Tensor) -> Tensor:
+    def score(self, images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """Grades [B] float32 with a gradient to images [B, 3, H, W] in [0, 1], on the images' device.
 
         Nothing is rounded to 8 bits, and all images are judged at once: a gradient holds every activation.
