@@ -1,12 +1,16 @@
-"""For tests of plugins: a contract check for rewards, and a denoiser small enough to do by hand.
+"""For tests of plugins: contract checks for rewards and samplers, and denoisers to be done by hand.
 
-    from ddpo_core.testing import check_reward
+    from ddpo_core.testing import check_reward, check_sampler
 
     def test_my_reward_keeps_the_contract():
         check_reward(MyReward(), info)
 
+    def test_my_sampler_keeps_the_contract():
+        check_sampler(MySampler(), info)
+
 It needs torch, and neither weights nor a network. `ToyDenoiser` follows `protocols.Denoiser`, for tests of
-samplers and estimators.
+samplers and estimators; `GaussianDenoiser` is exact where pictures are Gaussian, and `marginals` says what a
+sampler makes of it.
 """
 
 from __future__ import annotations
@@ -21,14 +25,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ddpo_core.errors import CheckpointError
-from ddpo_core.info import RewardInfo
-from ddpo_core.processes import Diffusion, Process
-from ddpo_core.protocols import Reward
+from ddpo_core.denoising import GaussianStep, Policy
+from ddpo_core.errors import CheckpointError, UsageError
+from ddpo_core.info import RewardInfo, SamplerInfo
+from ddpo_core.processes import Diffusion, Flow, Process
+from ddpo_core.protocols import Reward, Sampler
 from ddpo_core.rewards import as_scores
-from ddpo_core.types import Conditioning, Judged, Population, Prompt, Trajectory
+from ddpo_core.rollout import Noise, denoise
+from ddpo_core.types import Conditioning, Judged, Population, Prompt, Schedule, Trajectory
 
-__all__ = ["ToyDenoiser", "ToyNetwork", "check_reward", "example_images", "example_prompts", "judged_of"]
+__all__ = [
+    "GaussianDenoiser",
+    "GaussianNetwork",
+    "ToyDenoiser",
+    "ToyNetwork",
+    "check_reward",
+    "check_sampler",
+    "example_images",
+    "example_prompts",
+    "judged_of",
+    "marginals",
+]
 
 TOLERANCE = 1e-4  # relative: what float32 networks lose when a batch is summed in another order
 
@@ -170,6 +187,159 @@ def _random_state_kept(name: str) -> Iterator[None]:
         )
 
 
+# ---- samplers ----------------------------------------------------------------------------------------
+
+
+def check_sampler(sampler: Sampler, info: SamplerInfo | None = None, *, num_steps: int = 8) -> None:
+    """Hold a sampler to its contract on a model of each path that it declares (without `info`: takes).
+
+    A schedule of finite numbers that goes from noise to picture; steps that can be drawn and rated by the
+    same arithmetic, one by one as in a batch, exactly where the schedule says so; a gradient to the network's
+    answer; no randomness of its own. A model of a path that it does not declare is refused with a
+    `UsageError`. Raises `AssertionError` that says what is broken.
+    """
+    name = f"sampler {info.name!r}" if info else f"the sampler {type(sampler).__name__}"
+    taken = 0
+    for process in (_stable_diffusions_process(), Flow(shift=3.0)):
+        denoiser = ToyDenoiser((2, 4, 3), process=process)  # no two sides alike
+        try:
+            schedules = [sampler.schedule(denoiser, steps) for steps in (1, num_steps)]
+        except UsageError:
+            assert info is None or process.path not in info.paths, (
+                f"{name} declares to take {process.path} models, and refuses one"
+            )
+            continue
+        assert info is None or process.path in info.paths, (
+            f"{name} declares only {' and '.join(info.paths)} models; it expects to refuse a {process.path}"
+            " model with a UsageError"
+        )
+        taken += 1
+        for schedule, steps in zip(schedules, (1, num_steps), strict=True):
+            _check_schedule(name, schedule, steps, process)
+        policy = Policy(denoiser, sampler, schedules[1], guidance_scale=1.0)
+        assert sampler.has_log_prob == bool(schedules[1].rated), (
+            f"{name} says has_log_prob={sampler.has_log_prob}, and {len(schedules[1].rated)} of its"
+            f" {num_steps} steps have a standard deviation above 0"
+        )
+        with _random_state_kept(name):
+            if not policy.looks_back:
+                _check_steps(name, policy)
+            _check_walk(name, policy)
+    assert taken, f"{name} takes neither diffusion nor flow models"
+
+
+def _check_schedule(name: str, schedule: Schedule, num_steps: int, process: Process) -> None:
+    """Of so many steps, with finite numbers, on timesteps of the model that fall from noise to picture."""
+    timesteps = schedule.timesteps
+    assert timesteps.shape == (num_steps,), (
+        f"{name} expects a schedule of {num_steps} timesteps, got the shape {tuple(timesteps.shape)}"
+    )
+    if isinstance(process, Diffusion):
+        kind, lowest, highest = torch.int64, 0, len(process.alphas_cumprod) - 1
+    else:
+        kind, lowest, highest = torch.float32, 0, process.num_train_timesteps
+    assert timesteps.dtype == kind, (
+        f"{name} expects timesteps of {kind} for a {process.path} model, got {timesteps.dtype}"
+    )
+    assert bool((timesteps[1:] < timesteps[:-1]).all()), (
+        f"{name} expects timesteps that fall, got {timesteps}"
+    )
+    assert lowest <= timesteps.min() and timesteps.max() <= highest, (
+        f"{name} expects timesteps from {lowest} to {highest}, got {timesteps}"
+    )
+    for table in ("latents_coef", "noise_coef", "std"):
+        values: Tensor = getattr(schedule, table)
+        assert values.dtype == torch.float32 and len(values) == num_steps, (
+            f"{name} expects {table} of float32 for {num_steps} steps, got {values.dtype} of shape"
+            f" {tuple(values.shape)}"
+        )
+        assert bool(values.isfinite().all()), f"{name} expects finite {table}, got {values}"
+    assert bool((schedule.std >= 0).all()), f"{name} expects std of at least 0, got {schedule.std}"
+
+
+def _check_steps(name: str, policy: Policy) -> None:
+    """Each step by itself: its shape, what is rated, its gradient; and in a batch of different steps."""
+    denoiser, schedule = policy.denoiser, policy.schedule
+    generator = torch.Generator().manual_seed(0)
+    steps = torch.arange(schedule.num_steps)
+    latents, noise_pred, noise = torch.randn(3, len(steps), *denoiser.latent_shape, generator=generator)
+    together = GaussianStep(*policy.sampler.step(schedule, steps, latents, noise_pred))
+    for t in range(schedule.num_steps):
+        row = slice(t, t + 1)
+        answer = noise_pred[row].clone().requires_grad_()
+        step = GaussianStep(*policy.sampler.step(schedule, steps[row], latents[row], answer))
+        assert step.mean.shape == latents[row].shape, (
+            f"{name} expects a mean of shape {tuple(latents[row].shape)}, got {tuple(step.mean.shape)}"
+        )
+        assert step.std.shape in ((1, 1, 1, 1), latents[row].shape), (
+            f"{name} expects a standard deviation of shape (1, 1, 1, 1) or {tuple(latents[row].shape)},"
+            f" got {tuple(step.std.shape)}"
+        )
+        assert step.mean.requires_grad, f"{name} expects to pass a gradient to noise_pred; step {t} has none"
+        rated = t in schedule.rated
+        assert bool((step.std > 0).all() if rated else (step.std == 0).all()), (
+            f"{name}: step {t} is {'' if rated else 'not '}rated by its schedule, and its standard deviation"
+            f" is {sorted(set(step.std.flatten().tolist()))}"
+        )
+        for part, batched in ((step.mean, together.mean), (step.std, together.std)):
+            worst = (part - batched[row]).abs().max().item()
+            assert worst <= TOLERANCE, f"{name}: step {t} alone differs by {worst:g} from step {t} in a batch"
+        if rated:
+            drawn = step.draw(noise[row])
+            _check_rating(name, t, step.log_prob(drawn), together.log_prob(together.draw(noise))[row])
+
+
+def _check_rating(name: str, t: int, log_prob: Tensor, again: Tensor) -> None:
+    """A step that was drawn has a finite log-prob, and has it again: the ratio is 1."""
+    assert bool(log_prob.isfinite().all()), f"{name}: step {t} rates itself with {log_prob.tolist()}"
+    ratio_error = (log_prob - again).expm1().abs().max().item()
+    assert ratio_error <= 1e-5, f"{name}: rated again, step {t} has a ratio of 1 ± {ratio_error:.2g}"
+
+
+@torch.no_grad()
+def _check_walk(name: str, policy: Policy) -> None:
+    """From noise to picture, twice the same; every rated step of the walk is rated again with ratio 1."""
+    denoiser = policy.denoiser
+    conditioning = denoiser.encode([prompt.text for prompt in example_prompts()[:2]])
+    first, second = (
+        denoise(policy, conditioning, Noise([1, 2], denoiser.latent_shape, denoiser.device)) for _ in range(2)
+    )
+    assert torch.equal(first.latents[-1], second.latents[-1]), (
+        f"{name} is not deterministic: from the same noise it makes two different pictures"
+    )
+    assert bool(torch.stack(first.latents).isfinite().all()), f"{name} makes latents that are not finite"
+    for t in policy.schedule.rated:
+        step = policy.step(torch.full((2,), t), first.latents[t], conditioning)
+        _check_rating(name, t, first.log_probs[t], step.log_prob(first.latents[t + 1]))
+
+
+@torch.no_grad()
+def marginals(sampler: Sampler, denoiser: GaussianDenoiser, num_steps: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [T + 1, c, h, w] of the latents at every step: exact, nothing is drawn.
+
+    The network's answer is affine in x_t, and so is every step: a Gaussian stays one. It starts as what x_t
+    is at the first timestep, N(signal·mean, (signal·std)² + noise²). Slopes are read off two walks that begin
+    1 apart.
+    """
+    policy = Policy(denoiser, sampler, sampler.schedule(denoiser, num_steps), guidance_scale=1.0)
+    conditioning = {name: tensor.expand(2, -1, -1) for name, tensor in denoiser.encode([""]).items()}
+    signal, noise = denoiser.process.scales(policy.schedule.timesteps[:1])
+    mean, std = signal * denoiser.mean, ((signal * denoiser.std).square() + noise.square()).sqrt()
+    if policy.looks_back:
+        start = torch.stack([mean, mean + 1])
+        walk = torch.stack(
+            denoise(policy, conditioning, Noise([], (), denoiser.device), latents=start).latents
+        )
+        return walk[:, 0], std * (walk[:, 1] - walk[:, 0]).abs()
+    means, stds = [mean], [std]
+    for t in range(num_steps):
+        step = policy.step(torch.full((2,), t), torch.stack([means[-1], means[-1] + 1]), conditioning)
+        slope = step.mean[1] - step.mean[0]
+        means.append(step.mean[0])
+        stds.append(((slope * stds[-1]).square() + step.std[0].square()).sqrt())
+    return torch.stack(means), torch.stack(stds)
+
+
 # ---- a denoiser --------------------------------------------------------------------------------------
 
 
@@ -237,7 +407,7 @@ class ToyDenoiser:
         self.latent_shape = latent_shape
         self.device = torch.device("cpu")
         self.process: Process = process or _stable_diffusions_process()
-        self._trained = self.network  # stays the bare one when `network` is wrapped
+        self._trained: nn.Module = self.network  # stays the bare one when `network` is wrapped
         self._embedding_size = embedding_size
         self._pixels = pixels
         self._made_with = self.trainable_state()
@@ -302,6 +472,58 @@ class ToyDenoiser:
     def _embedding(self, text: str) -> Tensor:
         generator = torch.Generator().manual_seed(zlib.crc32(text.encode()))
         return torch.randn(self._embedding_size, generator=generator)
+
+
+class GaussianNetwork(nn.Module):
+    """The best answer about x_t where x0 ~ N(mean, std²) element by element: affine in x_t.
+
+    E[x0 | x_t] = mean + signal·std²·r    E[ε | x_t] = noise·r
+    r = (x_t − signal·mean) / (signal²·std² + noise²)
+    """
+
+    def __init__(self, mean: Tensor, std: Tensor, process: Process) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(mean)  # [c, h, w]
+        self.log_std = nn.Parameter(std.log())  # [c, h, w]
+        self.process = process
+
+    def forward(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
+        """ε, or of a flow ε − x0, [b, c, h, w] for latents [b, c, h, w] and timesteps [b]."""
+        signal, noise = (scale.view(-1, 1, 1, 1) for scale in self.process.scales(timesteps))
+        variance = (2 * self.log_std).exp()
+        rest = (latents - signal * self.mean) / (signal.square() * variance + noise.square())
+        return self.process.target(self.mean + signal * variance * rest, noise * rest)
+
+
+class GaussianDenoiser(ToyDenoiser):
+    """A `Denoiser` that is exact for pictures x0 ~ N(mean, std²), element by element, whatever the prompt.
+
+    What a sampler makes of it is known exactly: `marginals`. Its weights are mean and log std.
+    """
+
+    def __init__(
+        self,
+        mean: Tensor | float = 0.5,
+        std: Tensor | float = 0.5,
+        process: Process | None = None,
+        *,
+        latent_shape: tuple[int, int, int] = (1, 4, 4),
+        pixels: int = 1,
+    ) -> None:
+        super().__init__(latent_shape, pixels=pixels, process=process)
+        mean, std = (torch.as_tensor(each).float().expand(latent_shape).clone() for each in (mean, std))
+        self.network = self._trained = GaussianNetwork(mean, std, self.process)
+        self._made_with = self.trainable_state()
+
+    @property
+    def mean(self) -> Tensor:
+        """[c, h, w]"""
+        return torch.as_tensor(self._trained.mean).detach()
+
+    @property
+    def std(self) -> Tensor:
+        """[c, h, w]"""
+        return torch.as_tensor(self._trained.log_std).detach().exp()
 
 
 def _stable_diffusions_process() -> Diffusion:
