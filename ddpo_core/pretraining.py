@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from ddpo_core.denoising import Policy
+from ddpo_core.errors import UsageError
 from ddpo_core.losses import denoising_loss
 from ddpo_core.processes import noised
+from ddpo_core.protocols import Denoiser
 from ddpo_core.rollout import Noise, sample_seeds
 from ddpo_core.types import Conditioning, Loss, Part
 
@@ -52,8 +54,16 @@ class Pretraining:
     minibatch_size: int = 8
     seed: int = 0
 
+    def check(self, processes: int) -> None:
+        """Raise `UsageError` where some process would have no pair, and nothing to share its gradient of."""
+        if self.batch_size < processes:
+            raise UsageError(
+                f"pretraining: a batch of {self.batch_size} pairs is too small for {processes} processes",
+                hint=f"take at least {processes}",
+            )
+
     def minibatches(self, policy: Policy, *, epoch: int, process: int, processes: int) -> Iterator[Captioned]:
-        """This process's part of the epoch's batch."""
+        """This process's part of the epoch's batch; the processes' mean is the mean over all pairs."""
         denoiser = policy.denoiser
         seeds = sample_seeds(self.seed ^ STREAM, epoch, range(self.batch_size))
         mine = seeds[process::processes]
@@ -62,8 +72,8 @@ class Pretraining:
             pairs = [self.data[seed % len(self.data)] for seed in chunk]
             images = torch.stack([image for image, _ in pairs])
             yield Captioned(
-                weight=len(chunk) / len(mine),
-                clean=denoiser.encode_images(images),
+                weight=len(chunk) * processes / self.batch_size,
+                clean=encoded(denoiser, images),
                 noise=Noise(chunk, denoiser.latent_shape, denoiser.device).draw(),
                 timesteps=denoiser.process.draw_timesteps(uniform(chunk)).to(denoiser.device),
                 conditioning=denoiser.encode([caption for _, caption in pairs]),
@@ -76,6 +86,24 @@ class Pretraining:
         noise_pred = policy.denoiser.noise_pred(latents, minibatch.timesteps, minibatch.conditioning)
         value = denoising_loss(noise_pred, process.target(minibatch.clean, minibatch.noise)).mean()
         return Loss(self.weight * value, {"denoising_error": value.detach()})
+
+
+def picture_size(denoiser: Denoiser) -> tuple[int, int]:
+    """Height and width of the model's pictures, in pixels."""
+    with torch.no_grad():
+        blank = denoiser.decode(torch.zeros(1, *denoiser.latent_shape, device=denoiser.device))
+    return blank.shape[2], blank.shape[3]
+
+
+def encoded(denoiser: Denoiser, images: Tensor) -> Tensor:
+    """Latents [b, c, h, w] of pictures. Raises `UsageError` where these are not of the model's size."""
+    clean = denoiser.encode_images(images)
+    if tuple(clean.shape[1:]) != tuple(denoiser.latent_shape):
+        raise UsageError(
+            f"pretraining: the model's latents are {denoiser.latent_shape}, those of pictures of"
+            f" {images.shape[2]} × {images.shape[3]} pixels {tuple(clean.shape[1:])}"
+        )
+    return clean
 
 
 def uniform(seeds: Sequence[int]) -> Tensor:

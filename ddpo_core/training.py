@@ -183,6 +183,8 @@ class Trainer:
                 group_size=task.prompts.group_size,
             )
             check_scopes(task, self.accelerator.num_processes)
+        if pretraining is not None:
+            pretraining.check(self.accelerator.num_processes)
         self.estimator = estimator
         self.keeps_steps = "trajectory" in estimator.needs
         self.tasks = tasks
@@ -224,8 +226,8 @@ class Trainer:
             trajectory, seeds, scores = self.sample_and_score(task, place, number, mine)
             judgement = self.judge(task, trajectory.prompts, scores)
             directions = [
-                self.judged(task, number, trajectory, seeds, scores, judgement, advantages)
-                for advantages in judgement.mixed.directions.values()
+                self.judged(task, number, trajectory, seeds, scores, judgement, direction)
+                for direction in judgement.mixed.directions
             ]
             metrics |= judgement.metrics
             if check:
@@ -310,10 +312,14 @@ class Trainer:
         seeds: Sequence[int],
         scores: Mapping[str, Scores],
         judgement: Judgement,
-        advantages: np.ndarray,
+        direction: str,
     ) -> Judged:
-        """This process's samples with the advantages [N] of one direction."""
+        """This process's samples with the advantages of one direction."""
         mine, objective = self.indices(task), task.objective
+        directions = judgement.mixed.directions
+        advantages, weights = directions[direction], judgement.weights
+        if len(directions) > 1 and direction in weights:  # a mixer that takes a gradient of each reward
+            weights = {direction: weights[direction]}
         spreads = {
             label: max(float(np.nanstd(values)), objective.resolutions[label])
             for label, values in judgement.values.items()
@@ -324,8 +330,8 @@ class Trainer:
             {label: score.values for label, score in scores.items()},
             seeds,
             number,
-            Population(advantages, judgement.values, judgement.prompts, judgement.weights, mine),
-            partial(objective.differentiable, weights=judgement.weights, spreads=spreads),
+            Population(advantages, judgement.values, judgement.prompts, weights, mine),
+            partial(objective.differentiable, weights=weights, spreads=spreads),
         )
 
     def report(self, task: Task, label: str, values: np.ndarray, score: Scores) -> dict[str, float]:
