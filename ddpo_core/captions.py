@@ -53,6 +53,10 @@ class CaptionedFiles:
         self.pairs = pairs
         self.size = size  # height, width
 
+    def of_size(self, size: tuple[int, int]) -> CaptionedFiles:
+        """The same pairs, pictures of another height and width."""
+        return CaptionedFiles(self.source, self.pairs, size)
+
     def __len__(self) -> int:
         return len(self.pairs)
 

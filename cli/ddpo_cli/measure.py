@@ -49,7 +49,7 @@ def measure(config: RunConfig, registry: Registry, training_passes: int) -> Meas
         }
         latents = torch.zeros(count, *denoiser.latent_shape, device=denoiser.device)
         steps = torch.zeros(count, dtype=torch.long, device=denoiser.device)
-        return policy.step(steps, latents, conditioning).mean
+        return policy.noise_pred(latents, policy.schedule.timesteps[steps], conditioning)
 
     def sample() -> None:
         with torch.no_grad():

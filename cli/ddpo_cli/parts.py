@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from ddpo_core.advantages import Normaliser
+    from ddpo_core.captions import CaptionedFiles
     from ddpo_core.discovery import Registry
+    from ddpo_core.pretraining import Pretraining
     from ddpo_core.protocols import Denoiser, Estimator, PromptSet, Sampler
     from ddpo_core.rewards import Objective, Term
     from ddpo_core.training import Settings, Task
@@ -39,6 +41,7 @@ class Parts:
     estimator: Estimator
     tasks: Sequence[Task]
     normaliser: Normaliser
+    pretraining: Pretraining | None
     prompt_sets: Sequence[PromptSet]  # of each task
     settings: Settings
 
@@ -112,6 +115,7 @@ def load_model(config: RunConfig, registry: Registry, *, adapted: bool = True) -
 def build(config: RunConfig, registry: Registry) -> Parts:
     """Everything, rewards first: a missing judge is known before a large model is loaded."""
     from ddpo_core.advantages import Normaliser
+    from ddpo_core.captions import open_captioned
     from ddpo_core.prompts import PromptStream
     from ddpo_core.training import Task
 
@@ -129,15 +133,31 @@ def build(config: RunConfig, registry: Registry) -> Parts:
         )
         for task, prompt_set in zip(written, prompt_sets, strict=True)
     ]
+    captioned = open_captioned(config.pretrain, size=(0, 0)) if config.pretrain else None
     over, options = specs.advantage_options(config.advantages)
     buffers = {key: options[key] for key in ("buffer_size", "min_count") if key in options}
+    model = load_model(config, registry)
     return Parts(
-        model=load_model(config, registry),
+        model=model,
         estimator=estimator,
         tasks=tasks,
         normaliser=Normaliser(over, **buffers),  # type: ignore[arg-type]  # `specs` has checked the name
+        pretraining=make_pretraining(config, captioned, model.denoiser) if captioned else None,
         prompt_sets=prompt_sets,
         settings=settings_of(config),
+    )
+
+
+def make_pretraining(config: RunConfig, pairs: CaptionedFiles, denoiser: Denoiser) -> Pretraining:
+    """The pretraining step, on pictures as large as the model's own."""
+    from ddpo_core.pretraining import Pretraining, picture_size
+
+    return Pretraining(
+        pairs.of_size(picture_size(denoiser)),
+        batch_size=config.pretrain_batch_size,
+        weight=config.pretrain_weight,
+        minibatch_size=config.train_batch_size,
+        seed=config.seed,
     )
 
 

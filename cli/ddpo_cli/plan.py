@@ -64,9 +64,10 @@ def make_plan(config: RunConfig, registry: Registry) -> Plan:
     """Arithmetic, and a look at the weights' headers."""
     passes = 2 if config.guidance_scale != 1 else 1
     options = specs.all_options(registry, "estimator", config.estimator)
-    share = math.prod(float(options.get(key) or 1.0) for key in ("timestep_fraction", "early_fraction"))
     rounds = int(options.get("inner_epochs", 1) or 1)
-    steps = max(1, round(config.num_steps * share))
+    steps = trained_steps(config.num_steps, options)
+    each = steps if options.get("update_per_timestep") else 1
+    pretraining = 1 if config.pretrain else 0
     turns = tasks.tasks_of(config)
     samples = config.samples_per_epoch * len(turns)
     # a mixer of gradients sends every sample back once for each reward
@@ -79,12 +80,21 @@ def make_plan(config: RunConfig, registry: Registry) -> Plan:
         samples_per_epoch=samples,
         samples=samples * config.epochs,
         reward_queries=config.samples_per_epoch * config.epochs * len(tasks.rewards_of(config)),
-        updates=config.updates_per_epoch * config.epochs * len(turns),
+        updates=(config.updates_per_epoch * rounds * each * len(turns) + pretraining) * config.epochs,
         samples_per_update=config.samples_per_epoch // config.updates_per_epoch,
         per_epoch=per_epoch,
         in_all=Evaluations(per_epoch.sampling * config.epochs, per_epoch.training * config.epochs),
         sizes=_sizes(config, registry),
     )
+
+
+def trained_steps(num_steps: int, options: Mapping[str, Any]) -> int:
+    """Of each sample in one pass: by what the estimator's options say, or all of them."""
+    if options.get("timestep_count"):  # also of an estimator that draws timesteps of its own
+        return int(options["timestep_count"])
+    steps = max(1, round(num_steps * float(options.get("early_fraction") or 1.0)))
+    steps = min(steps, int(options.get("window") or steps))
+    return max(1, round(steps * float(options.get("timestep_fraction") or 1.0)))
 
 
 def as_json(plan: Plan, resolved: Resolved, seconds: Mapping[str, float] | None) -> str:

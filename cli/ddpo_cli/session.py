@@ -98,6 +98,7 @@ class Session:
             estimator=self.parts.estimator,
             tasks=self.parts.tasks,
             normaliser=self.parts.normaliser,
+            pretraining=self.parts.pretraining,
             settings=self.parts.settings,
             state=state,
             accelerator=self.accelerator,

@@ -172,6 +172,7 @@ def canonical(config: RunConfig, registry: Registry) -> RunConfig:
         estimator=_canonical(registry, "estimator", config.estimator),
         prompts=_canonical(registry, "prompts", config.prompts) if config.prompts else "",
         advantages=str(_advantages(config.advantages)),
+        pretrain=absolute(config.pretrain) if config.pretrain else "",
         plugin=tuple(map(absolute, config.plugin)),
     )
     for watched in (grammar.parse(text, weighted=True) for text in config.watch):

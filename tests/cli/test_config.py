@@ -7,6 +7,7 @@ import pytest
 
 from ddpo_cli import config_file, presets
 from ddpo_cli.resolve import Layer, from_file, resolve
+from ddpo_core.denoisers import detect
 from ddpo_core.errors import BatchError, SpecError, UnknownName, UsageError
 
 TOY = Layer("preset toy", {"model": "toy", "reward": ["brightness"]})
@@ -158,13 +159,52 @@ def test_what_cannot_be_done_says_what_to_type(toys, flags, error, message):
     assert message in f"{caught.value} {caught.value.hint}"
 
 
-def test_a_folder_and_a_hub_id_are_short_for_stable_diffusion(toys, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("pipeline", "family"),
+    [
+        ("StableDiffusionPipeline", "stable-diffusion"),
+        ("StableDiffusionXLPipeline", "sdxl"),
+        ("StableDiffusion3Pipeline", "sd3"),
+        ("FluxPipeline", "flux"),
+    ],
+)
+def test_a_folder_is_short_for_the_model_that_adapts_its_pipeline(
+    toys, tmp_path, monkeypatch, pipeline, family
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
-    hub = of(toys, model="someone/their-model").config.model
-    assert hub == "stable-diffusion,pretrained=someone/their-model"
+    (tmp_path / "mine" / "model_index.json").write_text(f'{{"_class_name": "{pipeline}"}}')
     # absolute, so that the run can be resumed from elsewhere
-    assert of(toys, model="./mine").config.model == f"stable-diffusion,pretrained={tmp_path / 'mine'}"
+    assert of(toys, model="./mine").config.model == f"{family},pretrained={tmp_path / 'mine'}"
+
+
+def test_a_hub_id_is_short_for_the_model_that_adapts_its_pipeline(toys, monkeypatch):
+    monkeypatch.setattr(detect, "pipeline_class", lambda pretrained: "StableDiffusionXLPipeline")
+    assert of(toys, model="someone/their-model").config.model == "sdxl,pretrained=someone/their-model"
+
+
+def test_a_pipeline_that_nothing_adapts_names_those_that_are_and_the_hook(toys, tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "KandinskyPipeline"}')
+    with pytest.raises(
+        UsageError, match="is a KandinskyPipeline; there are adapters for FluxPipeline"
+    ) as caught:
+        of(toys, model=str(tmp_path))
+    assert "ddpo_models" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("estimator", "sampler"), [("ddpo-is", "flow-sde"), ("grpo", "flow-sde"), ("nft", "flow-ode")]
+)
+def test_a_flow_model_is_sampled_with_noise_where_the_estimator_rates_steps(toys, estimator, sampler):
+    assert of(toys, model="flow-toy", estimator=estimator).config.sampler == sampler
+
+
+def test_a_sampler_for_another_kind_of_model_is_refused_with_those_that_fit(toys):
+    with pytest.raises(
+        UsageError, match="--sampler flow-sde is for flow models; toy is a diffusion"
+    ) as caught:
+        of(toys, sampler="flow-sde")
+    assert "ddpm" in caught.value.hint and "cps" not in caught.value.hint
 
 
 @pytest.mark.parametrize("name", presets.names())

@@ -38,6 +38,13 @@ def ddpo_models():
         defaults={"num_steps": 4, "guidance_scale": 1.0, "learning_rate": 0.01},
     )
     yield ModelInfo(
+        name="flow-toy",
+        summary="the toy, on another path",
+        factory="toy_world:load",
+        path="flow",
+        prompts="animals",
+    )
+    yield ModelInfo(
         name="picky-toy",
         summary="the toy, which wants other settings of grpo",
         factory="toy_world:load",
