@@ -77,7 +77,7 @@ class RewardWeighted:
     on                   what r is: "standardised", the advantage, or "raw", the weighted sum of the rewards
     over                 the softmax's samples: those of the "round", or of each "prompt" by itself
     inner_epochs         passes over the round's samples, each with new noise and timesteps
-    timestep_count       timesteps drawn for each sample in each pass
+    timestep_count       timesteps drawn for each sample in each pass, one from each of equally likely parts
     guided               whether the guided prediction is trained (the paper's way), or the prompt's alone
     """
 
@@ -144,7 +144,7 @@ class RewardWeighted:
         kept = [place for place in mine if weights[place] > 0] or (mine or list(places))[:1]
         processes = len(weights) / len(places)
         scale = processes * len(kept) / len(update)
-        round_size, round_kept = effective_sample_size(weights.log()), float((weights > 0).double().mean())
+        round_size, round_kept = effective_sample_size(weights.log()), (weights > 0).double().mean()
         device, trajectory = policy.denoiser.device, judged.trajectory
         for start in range(0, len(kept), batch_size):
             chunk = kept[start : start + batch_size]
@@ -152,20 +152,21 @@ class RewardWeighted:
             clean = trajectory.latents[rows, -1].float().to(device)
             seeds = [judged.seeds[row] for row in rows.tolist()]
             for look in range(self.timestep_count):
-                noise, uniform = noise_and_uniform(
-                    seeds, clean.shape[1:], inner_epoch * self.timestep_count + look, device
-                )
+                draw = inner_epoch * self.timestep_count + look
+                noise, uniform = noise_and_uniform(seeds, clean.shape[1:], draw, device)
+                # one timestep from each of equally likely parts: every one is as likely as any other
+                timesteps = policy.denoiser.process.draw_timesteps((look + uniform) / self.timestep_count)
                 yield Weighted(
                     weight=len(chunk) / len(kept) / self.timestep_count,
                     clean=clean,
                     noise=noise,
-                    timesteps=policy.denoiser.process.draw_timesteps(uniform),
+                    timesteps=timesteps,
                     conditioning={
                         name: tensor[rows].to(device) for name, tensor in trajectory.conditioning.items()
                     },
                     weights=(scale * weights[chunk]).float().to(device),
                     effective_sample_size=float(round_size),
-                    kept=round_kept,
+                    kept=float(round_kept),
                 )
 
     def loss(self, policy: Policy, minibatch: Weighted) -> Loss:

@@ -251,6 +251,12 @@ def test_noise_and_timesteps_are_new_in_every_pass_and_for_every_look(policy):
     assert len({timestep for part in parts for timestep in part.timesteps.tolist()}) > 20
 
 
+def test_a_samples_looks_in_one_pass_are_spread_over_all_timesteps(policy):
+    (update,) = RewardWeighted(timestep_count=4).updates(policy, judge(), num_updates=1, batch_size=8)
+    for look, part in enumerate(update):
+        assert all(250 * look <= timestep < 250 * (look + 1) for timestep in part.timesteps.tolist())
+
+
 @pytest.mark.parametrize(
     "estimator", [RewardWeighted(inner_epochs=2), Sparse(percentile=0.6, inner_epochs=2)]
 )
