@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ddpo_core.discovery import Registry
 
 BYTES = {"no": 4, "bf16": 2, "fp16": 2}
+NETWORKS = ("unet", "transformer")  # diffusers' folders
 ADAM_COPIES = 4  # the weight, its gradient and two moments, all float32
 
 
@@ -41,7 +42,7 @@ class Sizes:
 
     network_weights: int  # count
     trainable_weights: int  # count
-    model_bytes: int  # network at its precision, autoencoder and text encoder
+    model_bytes: int  # network at its precision, autoencoder in float32, text encoders where they stay
     optimiser_bytes: int
     trajectory_bytes: int  # one epoch's, on the host
 
@@ -97,14 +98,17 @@ def trained_steps(num_steps: int, options: Mapping[str, Any]) -> int:
     return max(1, round(steps * float(options.get("timestep_fraction") or 1.0)))
 
 
-def as_json(plan: Plan, resolved: Resolved, seconds: Mapping[str, float] | None) -> str:
+def as_json(
+    plan: Plan, resolved: Resolved, memory: Mapping[str, int] | None, seconds: Mapping[str, float] | None
+) -> str:
     """`--dry-run --json`."""
     settings = {
         name: {"value": value, "origin": resolved.origins[name]}
         for name, value in asdict(resolved.config).items()
     }
     return json.dumps(
-        {"schema": 1, "plan": asdict(plan), "measured": seconds, "settings": settings}, indent=2
+        {"schema": 1, "plan": asdict(plan), "memory": memory, "measured": seconds, "settings": settings},
+        indent=2,
     )
 
 
@@ -135,14 +139,11 @@ def _cached(hub_id: str) -> Path | None:
 
 def _sizes(config: RunConfig, registry: Registry) -> Sizes | None:
     folder = model_folder(config, registry)
-    if folder is None or not (folder / "unet" / "config.json").is_file():
+    part = network_part(folder) if folder else None
+    network = dict(tensor_shapes(folder / part)) if folder and part else {}
+    if not folder or not part or not network:
         return None
-    network = dict(tensor_shapes(folder / "unet"))
-    if not network:
-        return None
-    frozen = sum(
-        math.prod(shape) for part in ("vae", "text_encoder") for _, shape in tensor_shapes(folder / part)
-    )
+    options = specs.all_options(registry, "model", config.model)
     weights = sum(math.prod(shape) for shape in network.values())
     lora = lora_weights(network, config.lora_rank, config.lora_targets)
     trained = lora if config.lora_rank else weights
@@ -150,10 +151,23 @@ def _sizes(config: RunConfig, registry: Registry) -> Sizes | None:
     return Sizes(
         network_weights=weights,
         trainable_weights=trained,
-        model_bytes=weights * width + frozen * 4,
+        model_bytes=weights * width
+        + _frozen_bytes(folder, config, bool(options.get("offload_text_encoders"))),
         optimiser_bytes=trained * 4 * (ADAM_COPIES if config.lora_rank else ADAM_COPIES - 1),
-        trajectory_bytes=_trajectory_bytes(config, folder),
+        trajectory_bytes=_trajectory_bytes(config, folder / part, folder / "vae"),
     )
+
+
+def network_part(folder: Path) -> str | None:
+    """The folder of what is trained: a UNet or a transformer."""
+    return next((part for part in NETWORKS if (folder / part / "config.json").is_file()), None)
+
+
+def _frozen_bytes(folder: Path, config: RunConfig, text_encoders_go: bool) -> int:
+    """Autoencoder in float32; text encoders in the network's precision, where they stay on the device."""
+    count = {part.name: sum(math.prod(s) for _, s in tensor_shapes(part)) for part in folder.iterdir()}
+    texts = sum(weights for part, weights in count.items() if part.startswith("text_encoder"))
+    return 4 * count.get("vae", 0) + (0 if text_encoders_go else BYTES[config.mixed_precision] * texts)
 
 
 def tensor_shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
@@ -179,11 +193,11 @@ def lora_weights(shapes: Mapping[str, list[int]], rank: int, targets: tuple[str,
     return total
 
 
-def _trajectory_bytes(config: RunConfig, folder: Path) -> int:
-    unet: dict[str, Any] = json.loads((folder / "unet" / "config.json").read_text())
-    size = unet.get("sample_size") or 64
+def _trajectory_bytes(config: RunConfig, network: Path, vae_folder: Path) -> int:
+    about: dict[str, Any] = json.loads((network / "config.json").read_text())
+    size = about.get("sample_size") or (64 if network.name == "unet" else 128)
     area = size * size if isinstance(size, int) else int(math.prod(size))
-    vae = json.loads((folder / "vae" / "config.json").read_text()) if (folder / "vae").is_dir() else {}
+    vae = json.loads((vae_folder / "config.json").read_text()) if vae_folder.is_dir() else {}
     scale: int = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
-    latents, pixels = int(unet.get("in_channels", 4)) * area, 3 * area * scale**2
+    latents, pixels = int(vae.get("latent_channels", 4)) * area, 3 * area * scale**2
     return config.samples_per_epoch * 4 * ((config.num_steps + 1) * latents + pixels)

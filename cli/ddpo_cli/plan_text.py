@@ -13,6 +13,7 @@ from ddpo_cli.settings import RunConfig, declared
 
 if TYPE_CHECKING:
     from ddpo_cli.measure import Measured
+    from ddpo_cli.memory import Memory
     from ddpo_core.discovery import Registry
 
 SMALL_NETWORK = 20_000_000  # weights; loading and timing one takes seconds
@@ -30,12 +31,13 @@ def measured(config: RunConfig, registry: Registry, plan: Plan, wanted: bool | N
     return measure(config, registry, passes)
 
 
-def text(plan: Plan, resolved: Resolved, timed: Measured | None) -> str:
+def text(plan: Plan, resolved: Resolved, memory: Memory | None, timed: Measured | None) -> str:
     """Everything in one column of names and one of values."""
     return "\n".join(
         [
             *_work(plan, resolved.config),
             *_sizes(plan.sizes),
+            *_memory(memory, resolved.config),
             *_time(plan, resolved, timed),
             *_settings(resolved),
         ]
@@ -71,6 +73,21 @@ def _sizes(sizes: Sizes | None) -> Iterator[str]:
     yield _row("model", megabytes(sizes.model_bytes))
     yield _row("gradients and AdamW", megabytes(sizes.optimiser_bytes), "float32")
     yield _row("an epoch's trajectories", megabytes(sizes.trajectory_bytes), "in main memory")
+
+
+def _memory(memory: Memory | None, config: RunConfig) -> Iterator[str]:
+    if memory is None:
+        return
+    yield "\nMemory on the device, rewards not counted"
+    yield _row("in all, about", megabytes(memory.in_all), "model, AdamW and the largest of these:")
+    yield _row("sampling", megabytes(memory.sampling), f"{config.sample_batch_size} pictures at a time")
+    yield _row("decoding", megabytes(memory.decoding), "the model option vae_slicing=true makes it less")
+    less = (
+        "with gradient checkpointing"
+        if config.gradient_checkpointing
+        else "--gradient-checkpointing for less"
+    )
+    yield _row("training", megabytes(memory.training), f"{config.train_batch_size} pairs at a time, {less}")
 
 
 def _time(plan: Plan, resolved: Resolved, timed: Measured | None) -> Iterator[str]:

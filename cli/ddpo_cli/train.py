@@ -36,14 +36,16 @@ class Rehearsal:
 
     def show(self, resolved: Resolved, registry: Registry) -> None:
         """Print what would be done."""
-        from ddpo_cli import plan, plan_text
+        from ddpo_cli import memory, plan, plan_text
 
         made = plan.make_plan(resolved.config, registry)
+        counted = None if self.measure is False else memory.estimated(resolved.config, registry, made.sizes)
         measured = plan_text.measured(resolved.config, registry, made, self.measure)
         if self.json:
-            print(plan.as_json(made, resolved, asdict(measured) if measured else None))
+            both = (asdict(each) if each else None for each in (counted, measured))
+            print(plan.as_json(made, resolved, *both))
         else:
-            print(plan_text.text(made, resolved, measured))
+            print(plan_text.text(made, resolved, counted, measured))
 
 
 @with_setting_flags
