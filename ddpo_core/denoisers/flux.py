@@ -49,7 +49,7 @@ class Flux(PipelineDenoiser):
             )
         super().__init__(pipeline, latent_shape=shape)
         rows, columns = shape[1] // PATCH, shape[2] // PATCH
-        self.process = flow_of(pipeline.scheduler, rows * columns)
+        self.process = flow_of(pipeline.scheduler, rows * columns, spacing="trailing")
         self.max_sequence_length = max_sequence_length
         self.embedded_guidance = EMBEDDED_GUIDANCE if embedded_guidance is None else embedded_guidance
         self.image_ids = image_ids(rows, columns)

@@ -27,12 +27,13 @@ def diffusion_of(scheduler: Any) -> Diffusion:
     )
 
 
-def flow_of(scheduler: Any, image_tokens: int, *, max_shift: float = 1.15) -> Flow:
-    """The time shift of a flow model for pictures of so many tokens.
+def flow_of(scheduler: Any, image_tokens: int, *, spacing: str, max_shift: float = 1.15) -> Flow:
+    """The time shift of a flow model for pictures of so many tokens, and how its steps are spaced.
 
     A constant shift s is the scheduler's `shift`. Dynamic shifting has μ, linear in the number of tokens
     (base_shift at 256, max_shift at 4096), and σ' = e^μ / (e^μ + 1/σ − 1), which is the shift s = e^μ
-    (arXiv 2403.03206 §5.3.2); of the "linear" type, s = μ. `max_shift` is the pipeline's own default.
+    (arXiv 2403.03206 §5.3.2); of the "linear" type, s = μ. `spacing` ("trailing" or "linspace") and
+    `max_shift` are the pipeline's own defaults.
     """
     config = scheduler.config
     if "shift" not in config:
@@ -49,4 +50,4 @@ def flow_of(scheduler: Any, image_tokens: int, *, max_shift: float = 1.15) -> Fl
         least, most = config.get("base_shift", 0.5), config.get("max_shift", max_shift)
         mu = least + (most - least) * (image_tokens - few) / (many - few)
         shift = mu if config.get("time_shift_type", "exponential") == "linear" else math.exp(mu)
-    return Flow(int(config.num_train_timesteps), shift)
+    return Flow(int(config.num_train_timesteps), shift, spacing)

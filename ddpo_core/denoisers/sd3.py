@@ -37,7 +37,7 @@ class SD3(PipelineDenoiser):
         if side > config.pos_embed_max_size:
             most = config.pos_embed_max_size * patch * pipeline.vae_scale_factor
             raise UsageError(f"size: this model knows pictures of up to {most} pixels, got {size}")
-        self.process = flow_of(pipeline.scheduler, side**2, max_shift=MAX_SHIFT)
+        self.process = flow_of(pipeline.scheduler, side**2, spacing="linspace", max_shift=MAX_SHIFT)
         self.max_sequence_length = max_sequence_length
 
     def _embed(self, text: str) -> Conditioning:
