@@ -43,4 +43,5 @@ class DDPM(Affine):
             variance = (1 - steps.alpha_next) / (1 - steps.alpha) * beta
         else:
             variance = beta.where(steps.alpha_next < 1, 0)
-        return tabulated(steps.timesteps, latents_coef, noise_coef, variance.sqrt(), denoiser.device)
+        std = variance.clamp(min=0).sqrt()  # below 0 only by rounding, where a step moves nowhere
+        return tabulated(steps.timesteps, latents_coef, noise_coef, std, denoiser.device)
