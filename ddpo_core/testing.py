@@ -65,7 +65,8 @@ def check_reward(
 
     One finite score per image, inside the declared range; the same again for the same images; inputs and the
     global random state left alone; a single image is a batch, too. With scope "sample" (also where `info` is
-    None) an image's score depends on neither the other images nor their order.
+    None) an image's score depends on neither the other images nor their order. A reward that declares itself
+    differentiable has `score(images, prompts)`, and its gradient reaches every image.
 
     `tolerance` is relative to the largest score, or 1. Raises `AssertionError` that says what is broken.
     """
@@ -81,6 +82,8 @@ def check_reward(
     if info is not None:
         for part in (scores, single):
             _check_range(name, part, info.range, margin)
+    if info is not None and info.differentiable:
+        _check_gradient(name, reward, images, prompts)
     if info is None or info.scope == "sample":
         _check_independence(name, reward, images, prompts, scores, margin)
 
@@ -123,6 +126,23 @@ def _scores(name: str, reward: Reward, images: Tensor, prompts: Sequence[Prompt]
         f"{name} expects to return {count} records of details, got {len(details)}"
     )
     return scores
+
+
+def _check_gradient(name: str, reward: Reward, images: Tensor, prompts: Sequence[Prompt]) -> None:
+    """`score` gives one number per image, and a finite gradient that is not zero to each of them."""
+    score: Callable[[Tensor, Sequence[Prompt]], Tensor] | None = getattr(reward, "score", None)
+    assert score is not None, f"{name} is differentiable, and expects a method score(images, prompts) -> [B]"
+    pixels = images.clone().requires_grad_()
+    values = score(pixels, prompts)
+    assert values.shape == (len(prompts),), (
+        f"{name}.score expects to return one number per image, shape ({len(prompts)},),"
+        f" got {tuple(values.shape)}"
+    )
+    assert values.requires_grad, f"{name}.score passes no gradient to the images"
+    (gradient,) = torch.autograd.grad(values.sum(), pixels)
+    assert torch.isfinite(gradient).all(), f"{name}.score has a gradient that is not finite"
+    silent = [image for image, slope in enumerate(gradient) if not slope.any()]
+    assert not silent, f"{name}.score passes no gradient to image {silent[0]}"
 
 
 def _check_range(name: str, scores: np.ndarray, span: tuple[float, float], margin: float) -> None:

@@ -7,41 +7,36 @@ take turns in every epoch (arXiv 2401.12244, Algorithm 1). Left out: a value fun
 
 from __future__ import annotations
 
-import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import gather_object
-from torch import Tensor
 
 from ddpo_core.advantages import Normaliser
 from ddpo_core.batches import check_batches
 from ddpo_core.checkpoint import RunState, capture_random, restore_random
-from ddpo_core.constraints import Multipliers
 from ddpo_core.denoising import Policy
-from ddpo_core.diagnostics import StepMeans
-from ddpo_core.errors import RunError, UsageError
-from ddpo_core.mixing import Mixed, correlations
-from ddpo_core.optimizers import make_optimizer
+from ddpo_core.judgement import Judge, Judgement
 from ddpo_core.pretraining import Pretraining
-from ddpo_core.prompts import PromptStream
 from ddpo_core.protocols import Denoiser, Estimator, Sampler
-from ddpo_core.rewards import Judging, Objective
+from ddpo_core.rewards import Judging
 from ddpo_core.rollout import concatenate, rollout, sample_seeds
 from ddpo_core.selfcheck import self_check
-from ddpo_core.types import Judged, Loss, Part, Population, Prompt, Scores, Trajectory
+from ddpo_core.sharing import Sharing
+from ddpo_core.tasks import Task, check_needs, check_scopes, check_tasks
+from ddpo_core.types import Judged, Population, Scores, Trajectory
+from ddpo_core.updating import Updater, make_optimizer
 
-T = TypeVar("T")
-P = TypeVar("P", bound=Part)
+__all__ = ["Epoch", "Progress", "Round", "Settings", "Task", "Trainer", "train"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,15 +71,6 @@ class Progress:
     phase: Literal["rollout", "scores", "self-check", "update"]
     done: int
     total: int
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is maximised, and on pictures of which prompts."""
-
-    prompts: PromptStream
-    objective: Objective
-    name: str = "all"
 
 
 @dataclass(frozen=True)
@@ -144,17 +130,6 @@ def train(
         check = False
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """A round's scores over all processes, and what became of them."""
-
-    mixed: Mixed
-    prompts: Sequence[str]  # N
-    values: Mapping[str, np.ndarray]  # label → [N]
-    weights: Mapping[str, float]  # label → weight in force
-    metrics: Mapping[str, float]
-
-
 class Trainer:
     """The parts of a run, and one epoch of it."""
 
@@ -188,9 +163,9 @@ class Trainer:
         self.estimator = estimator
         self.keeps_steps = "trajectory" in estimator.needs
         self.tasks = tasks
-        self.multipliers = {task.name: Multipliers(task.objective.constraints) for task in tasks}
         self.settings = settings
-        self.normaliser = normaliser
+        self.sharing = Sharing(self.accelerator, settings.samples_per_epoch)
+        self.judge = Judge(tasks, normaliser, self.sharing)
         self.pretraining = pretraining
         self.on_progress = on_progress
         parameters = denoiser.trainable_parameters()
@@ -203,12 +178,18 @@ class Trainer:
             weight_decay=settings.weight_decay,
         )
         # the prepared network is the one that all forward passes go through, or gradients would not be shared
-        denoiser.network, self.optimizer = self.accelerator.prepare(denoiser.network, optimizer)
-        self.parameters = parameters
+        denoiser.network, optimizer = self.accelerator.prepare(denoiser.network, optimizer)
+        self.updater = Updater(
+            self.accelerator,
+            optimizer,
+            parameters,
+            learning_rate=settings.learning_rate,
+            warmup_updates=settings.warmup_updates,
+            max_grad_norm=settings.max_grad_norm,
+        )
         schedule = sampler.schedule(denoiser, settings.num_steps)
         self.policy = Policy(denoiser, sampler, schedule, settings.guidance_scale)
         self.epoch = 0
-        self.updates = 0
         self.reward_queries = 0
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
@@ -222,11 +203,13 @@ class Trainer:
         metrics: dict[str, float] = {}
         rounds = []
         for place, task in enumerate(self.tasks):
-            mine = self.indices(task)
+            mine = self.sharing.indices(task.prompts.group_size)
             trajectory, seeds, scores = self.sample_and_score(task, place, number, mine)
             judgement = self.judge(task, trajectory.prompts, scores)
+            for label, score in scores.items():
+                self.seconds[f"reward/{label}"] += score.seconds
             directions = [
-                self.judged(task, number, trajectory, seeds, scores, judgement, direction)
+                self.judged(task, number, mine, trajectory, seeds, scores, judgement, direction)
                 for direction in judgement.mixed.directions
             ]
             metrics |= judgement.metrics
@@ -248,12 +231,6 @@ class Trainer:
             **{f"seconds/{phase}": seconds for phase, seconds in self.seconds.items()},
         }
         return Epoch(number, metrics, rounds, self.policy, self.capture)
-
-    def indices(self, task: Task, process: int | None = None) -> list[int]:
-        """The samples of an epoch that a process makes (this one): every n-th group of one prompt, whole."""
-        process = self.accelerator.process_index if process is None else process
-        size, processes = task.prompts.group_size, self.accelerator.num_processes
-        return [i for i in range(self.settings.samples_per_epoch) if i // size % processes == process]
 
     def sample_and_score(
         self, task: Task, place: int, number: int, indices: Sequence[int]
@@ -279,35 +256,11 @@ class Trainer:
                 scores = judging.finish(lambda done, total: self.on_progress(Progress("scores", done, total)))
         return concatenate(batches), seeds, scores
 
-    def judge(self, task: Task, prompts: Sequence[Prompt], scores: Mapping[str, Scores]) -> Judgement:
-        """Directions over the epoch's samples of all processes, and what there is to say of each reward."""
-        objective = task.objective
-        everyone = self.interleave(task, list(prompts))
-        values = {
-            label: np.array(self.interleave(task, list(score.values))) for label, score in scores.items()
-        }
-        metrics: dict[str, float] = {}
-        for label, score in scores.items():
-            metrics |= self.report(task, label, values[label], score)
-        weights = self.weights_in_force(task, metrics)
-        resolutions = objective.resolutions
-        mixed = objective.mixer.mix(
-            values,
-            weights,
-            lambda label, scores: self.normaliser(
-                label, scores, everyone, resolution=resolutions.get(label, min(resolutions.values()))
-            ),
-        )
-        for label in scores:
-            metrics[f"reward/{label}/share"] = mixed.shares.get(label, 0.0)
-        for (a, b), correlation in correlations(values).items():
-            metrics[f"correlation/{a}~{b}"] = correlation
-        return Judgement(mixed, [prompt.text for prompt in everyone], values, weights, metrics)
-
     def judged(
         self,
         task: Task,
         number: int,
+        mine: Sequence[int],
         trajectory: Trajectory,
         seeds: Sequence[int],
         scores: Mapping[str, Scores],
@@ -315,8 +268,7 @@ class Trainer:
         direction: str,
     ) -> Judged:
         """This process's samples with the advantages of one direction."""
-        mine, objective = self.indices(task), task.objective
-        directions = judgement.mixed.directions
+        objective, directions = task.objective, judgement.mixed.directions
         advantages, weights = directions[direction], judgement.weights
         if len(directions) > 1 and direction in weights:  # a mixer that takes a gradient of each reward
             weights = {direction: weights[direction]}
@@ -326,57 +278,13 @@ class Trainer:
         }
         return Judged(
             trajectory,
-            torch.tensor(advantages[mine], dtype=torch.float32),
+            torch.tensor(advantages[list(mine)], dtype=torch.float32),
             {label: score.values for label, score in scores.items()},
             seeds,
             number,
             Population(advantages, judgement.values, judgement.prompts, weights, mine),
             partial(objective.differentiable, weights=weights, spreads=spreads),
         )
-
-    def report(self, task: Task, label: str, values: np.ndarray, score: Scores) -> dict[str, float]:
-        """A reward's mean and standard error in its own unit, and how often it failed."""
-        reported = values
-        if score.levels is not None:  # one number for each set of images that were judged together
-            levels = np.array(self.interleave(task, list(score.levels)))
-            reported = levels[:: task.prompts.group_size]
-        finite = reported[np.isfinite(reported)]
-        spread = finite.std(ddof=1) if len(finite) > 1 else math.nan
-        self.seconds[f"reward/{label}"] += score.seconds
-        return {
-            f"reward/{label}/mean": float(finite.mean()) if len(finite) else math.nan,
-            f"reward/{label}/stderr": float(spread / math.sqrt(max(1, len(finite)))),
-            f"reward/{label}/std": float(spread),
-            f"reward/{label}/failures": sum(self.gather([score.failures])),
-        }
-
-    def weights_in_force(self, task: Task, metrics: dict[str, float]) -> dict[str, float]:
-        """The objective's weights, raised by what its constraints have come to after this round."""
-        weights = task.objective.weights
-        multipliers = self.multipliers[task.name]
-        resolutions = task.objective.resolutions
-        for constraint in task.objective.constraints:
-            label = constraint.label
-            mean, spread = metrics[f"reward/{label}/mean"], metrics[f"reward/{label}/std"]
-            if math.isfinite(mean):
-                spread = spread if spread > resolutions[label] else resolutions[label]
-                multipliers.update(constraint, mean, spread)
-            weights[label] = weights.get(label, 0.0) + multipliers.weight(label)
-            metrics[f"constraint/{label}/weight"] = multipliers.weight(label)
-        return {label: weight for label, weight in weights.items() if weight != 0}
-
-    def interleave(self, task: Task, mine: list[T]) -> list[T]:
-        """Every process's items in the epoch's order."""
-        gathered = self.gather(mine)
-        places = [i for process in range(self.accelerator.num_processes) for i in self.indices(task, process)]
-        return [item for _, item in sorted(zip(places, gathered, strict=True), key=lambda pair: pair[0])]
-
-    def gather(self, mine: list[T]) -> list[T]:
-        """Every process's items, process after process."""
-        if self.accelerator.num_processes == 1:
-            return mine
-        gathered: list[T] = gather_object(mine)
-        return gathered
 
     def check(self, task: Task, judged: Judged) -> float:
         """The self-check, on a round sampled under the present weights: the largest |ratio − 1| seen."""
@@ -408,18 +316,21 @@ class Trainer:
         history: defaultdict[str, list[float]] = defaultdict(list)
         with self.timed("update"):
             for done, minibatches in enumerate(zip(*updates, strict=True)):
-                self.on_progress(Progress("update", done, settings.updates_per_epoch))
+                self.on_progress(Progress("update", done, max(settings.updates_per_epoch, done + 1)))
                 generator = np.random.default_rng([settings.seed, number, place, done])
                 totals: defaultdict[str, float] = defaultdict(float)
                 gradients = []
                 for each in minibatches:
-                    for name, value in self.accumulate(each, self.estimator.loss).items():
+                    for name, value in self.updater.accumulate(
+                        self.policy, each, self.estimator.loss
+                    ).items():
                         totals[name] += value / len(directions)
                     if len(directions) > 1:
-                        gradients.append(self.take_gradient())
+                        gradients.append(self.updater.take_gradient())
                 if gradients:
-                    self.put_gradient(task.objective.mixer.gradient(torch.stack(gradients), generator))
-                for name, value in self.step(totals).items():
+                    joined = task.objective.mixer.gradient(torch.stack(gradients), generator)
+                    self.updater.put_gradient(joined)
+                for name, value in self.updater.step(totals).items():
                     history[name].append(value)
         return history
 
@@ -432,68 +343,8 @@ class Trainer:
                 process=self.accelerator.process_index,
                 processes=self.accelerator.num_processes,
             )
-            return self.step(self.accumulate(minibatches, pretraining.loss))
-
-    def step(self, totals: Mapping[str, float]) -> dict[str, float]:
-        """One optimiser step along the gradient that was added up; `totals` are its metrics.
-
-        Raises `RunError` when loss or gradient is not finite (under fp16 the scaler skips such a step).
-        """
-        self.set_learning_rate()
-        grad_norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
-        metrics = {**totals, "grad_norm": float(grad_norm)}
-        if self.settings.mixed_precision != "fp16" and not all(map(math.isfinite, metrics.values())):
-            raise RunError(
-                f"epoch {self.epoch + 1}: loss or gradient is not finite ({metrics}); the weights are as"
-                " they were before this update",
-                hint="try a lower --learning-rate",
-            )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.updates += 1
-        return metrics
-
-    def set_learning_rate(self) -> None:
-        """The rate of the coming update. Adam's first steps are the longest, and they follow one batch."""
-        share = min(1.0, (self.updates + 1) / max(1, self.settings.warmup_updates))
-        for group in self.optimizer.param_groups:
-            group["lr"] = share * self.settings.learning_rate
-
-    def accumulate(self, minibatches: Iterable[P], loss_of: Callable[[Policy, P], Loss]) -> dict[str, float]:
-        """Add up the minibatches' weighted gradients; means of loss and diagnostics over all processes."""
-        totals: defaultdict[str, Tensor | float] = defaultdict(float)
-        by_step = StepMeans(self.policy.schedule)
-        for minibatch, is_last in mark_last(minibatches):
-            network = self.policy.denoiser.network
-            with nullcontext() if is_last else self.accelerator.no_sync(network):
-                loss = loss_of(self.policy, minibatch)
-                self.accelerator.backward(loss.value * minibatch.weight)
-            for name, value in {"loss": loss.value.detach(), **loss.diagnostics}.items():
-                totals[name] = totals[name] + value * minibatch.weight
-            by_step.add(loss)
-        means = {name: self.mean_over_processes(total) for name, total in totals.items()}
-        return {**means, **by_step.means(lambda sums: self.accelerator.reduce(sums, reduction="sum"))}
-
-    def take_gradient(self) -> Tensor:
-        """The gradient of all trained weights, flat [P]; they have none afterwards."""
-        flat = torch.cat(
-            [
-                (torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).flatten().float()
-                for parameter in self.parameters
-            ]
-        )
-        self.optimizer.zero_grad(set_to_none=True)
-        return flat
-
-    def put_gradient(self, flat: Tensor) -> None:
-        """Give the trained weights a gradient [P]."""
-        sizes = [parameter.numel() for parameter in self.parameters]
-        for parameter, part in zip(self.parameters, torch.split(flat, sizes), strict=True):
-            parameter.grad = part.view_as(parameter).to(parameter.dtype)
-
-    def mean_over_processes(self, value: Tensor | float) -> float:
-        tensor = torch.as_tensor(value, dtype=torch.float32, device=self.accelerator.device)
-        return float(self.accelerator.reduce(tensor, reduction="mean"))
+            totals = self.updater.accumulate(self.policy, minibatches, pretraining.loss)
+            return self.updater.step(totals)
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -509,50 +360,31 @@ class Trainer:
         scaler = self.accelerator.scaler
         return RunState(
             epoch=self.epoch,
-            updates=self.updates,
+            updates=self.updater.updates,
             reward_queries=self.reward_queries,
             weights=self.policy.denoiser.trainable_state(),
-            optimizer=self.optimizer.state_dict(),
+            optimizer=self.updater.optimizer.state_dict(),
             scaler=scaler.state_dict() if scaler else {},
-            normaliser=self.normaliser.state_dict(),
+            normaliser=self.judge.normaliser.state_dict(),
             prompts={task.name: task.prompts.state_dict() for task in self.tasks},
-            multipliers={name: values.state_dict() for name, values in self.multipliers.items()},
+            multipliers={name: values.state_dict() for name, values in self.judge.multipliers.items()},
             random=gather_object([capture_random()]),
         )
 
     def restore(self, state: RunState) -> None:
         """Go on from a captured state. Raises `CheckpointError` where it does not fit this run."""
         self.policy.denoiser.load_trainable_state(state.weights)
-        self.optimizer.load_state_dict(state.optimizer)
+        self.updater.optimizer.load_state_dict(state.optimizer)
         if self.accelerator.scaler and state.scaler:
             self.accelerator.scaler.load_state_dict(state.scaler)
-        self.normaliser.load_state_dict(state.normaliser)
+        self.judge.normaliser.load_state_dict(state.normaliser)
         for task in self.tasks:
             task.prompts.load_state_dict(state.prompts.get(task.name, {}))
-            self.multipliers[task.name].load_state_dict(state.multipliers.get(task.name, {}))
+            self.judge.multipliers[task.name].load_state_dict(state.multipliers.get(task.name, {}))
         restore_random(state.random[self.accelerator.process_index % len(state.random)])
         self.epoch = state.epoch
-        self.updates = state.updates
+        self.updater.updates = state.updates
         self.reward_queries = state.reward_queries
-
-
-def check_needs(estimator: Estimator, sampler: Sampler, tasks: Sequence[Task]) -> None:
-    """Raise `UsageError` where the estimator is not given what it needs."""
-    name, kernel = type(estimator).__name__, type(sampler).__name__
-    if "log_probs" in estimator.needs and not sampler.has_log_prob:
-        raise UsageError(
-            f"the estimator {name} needs the log-prob of every step, and {kernel} has none",
-            hint="take a sampler with noise, such as ddim,eta=1, or an estimator that rates no step",
-        )
-    if "gradient" not in estimator.needs:
-        return
-    for task in tasks:
-        for term in task.objective.terms:
-            if term.label in task.objective.followed and not term.info.differentiable:
-                raise UsageError(
-                    f"the estimator {name} needs rewards that can be differentiated; {term.label!r} cannot",
-                    hint="`ddpo rewards list` marks those that can; any other estimator takes this reward",
-                )
 
 
 def fresh_accelerator(mixed_precision: str) -> Accelerator:
@@ -563,43 +395,3 @@ def fresh_accelerator(mixed_precision: str) -> Accelerator:
     AcceleratorState._reset_state()
     GradientState._reset_state()
     return Accelerator(mixed_precision=mixed_precision)
-
-
-def check_tasks(tasks: Sequence[Task]) -> None:
-    """Raise `UsageError` for no task, or for two tasks or rewards of one name: metrics go by them."""
-    labels = [term.label for task in tasks for term in task.objective.terms]
-    for what, names in (("tasks", [task.name for task in tasks]), ("rewards", labels)):
-        if not names:
-            raise UsageError(f"a run expects at least one of its {what}, got none")
-        twice = [name for name in names if names.count(name) > 1]
-        if twice:
-            raise UsageError(f"two {what} are both called {twice[0]!r}", hint="name one of them: as=OTHER")
-
-
-def check_scopes(task: Task, processes: int) -> None:
-    """Raise `UsageError` for a reward that would not see the images it judges together."""
-    for term in task.objective.terms:
-        if term.info.scope == "group" and task.prompts.group_size < 2:
-            raise UsageError(
-                f"reward {term.label!r} judges the images of one prompt together, and each prompt is drawn"
-                " once",
-                hint=f"draw more of each: --group-size {max(2, term.info.group_size)}",
-            )
-        if term.info.scope == "batch" and processes > 1:
-            raise UsageError(
-                f"reward {term.label!r} judges all images of a round together, which needs them in one"
-                f" process; got {processes}"
-            )
-
-
-def mark_last(items: Iterable[T]) -> Iterator[tuple[T, bool]]:
-    """Each item, and whether it is the last one."""
-    iterator = iter(items)
-    try:
-        item = next(iterator)
-    except StopIteration:
-        return
-    for following in iterator:
-        yield item, False
-        item = following
-    yield item, True

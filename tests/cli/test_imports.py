@@ -38,7 +38,7 @@ PATH = {
     "timesteps",
 }
 FINDING = {"plugins", "options", "discovery", "builtin"}
-TRAINING = {"training", "checkpoint", "diagnostics", "optimizers", "selfcheck"}
+TRAINING = {"training", "checkpoint", "diagnostics", "judgement", "selfcheck", "sharing", "tasks", "updating"}
 LAYERS = [
     (WORDS, WORDS),
     (CONTRACT, CONTRACT),

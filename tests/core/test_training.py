@@ -256,8 +256,11 @@ def test_the_learning_rate_rises_linearly_over_the_warm_up_and_stays(tiny_pipeli
     trainer = Trainer(
         *(run[name] for name in PARTS), settings, run["normaliser"], None, None, lambda progress: None
     )
-    step = trainer.optimizer.step
-    trainer.optimizer.step = lambda: (rates.append(trainer.optimizer.param_groups[0]["lr"]), step())
+    step = trainer.updater.optimizer.step
+    trainer.updater.optimizer.step = lambda: (
+        rates.append(trainer.updater.optimizer.param_groups[0]["lr"]),
+        step(),
+    )
     for _ in range(2):
         trainer.run_epoch(check=False)
     assert rates == pytest.approx([0.1, 0.2, 0.3, 0.3])

@@ -1,0 +1,92 @@
+"""scores → advantages, for a round over all processes: standardise, weigh, mix, and say what became of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ddpo_core.advantages import Normaliser
+from ddpo_core.constraints import Multipliers
+from ddpo_core.mixing import Mixed, correlations
+from ddpo_core.sharing import Sharing
+from ddpo_core.tasks import Task
+from ddpo_core.types import Prompt, Scores
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A round's scores over all processes, and what became of them."""
+
+    mixed: Mixed
+    prompts: Sequence[str]  # N
+    values: Mapping[str, np.ndarray]  # label → [N]
+    weights: Mapping[str, float]  # label → weight in force
+    metrics: Mapping[str, float]
+
+
+class Judge:
+    """What a run remembers of earlier rounds, and what it makes of the next one's scores."""
+
+    def __init__(self, tasks: Sequence[Task], normaliser: Normaliser, sharing: Sharing) -> None:
+        self.normaliser = normaliser
+        self.multipliers = {task.name: Multipliers(task.objective.constraints) for task in tasks}
+        self.sharing = sharing
+
+    def __call__(self, task: Task, prompts: Sequence[Prompt], scores: Mapping[str, Scores]) -> Judgement:
+        """Directions over the epoch's samples of all processes, and what there is to say of each reward."""
+        objective, size = task.objective, task.prompts.group_size
+        everyone = self.sharing.interleave(size, list(prompts))
+        values = {
+            label: np.array(self.sharing.interleave(size, list(score.values)))
+            for label, score in scores.items()
+        }
+        metrics: dict[str, float] = {}
+        for label, score in scores.items():
+            metrics |= self.report(task, label, values[label], score)
+        weights = self.weights_in_force(task, metrics)
+        resolutions = objective.resolutions
+        mixed = objective.mixer.mix(
+            values,
+            weights,
+            lambda label, scores: self.normaliser(
+                label, scores, everyone, resolution=resolutions.get(label, min(resolutions.values()))
+            ),
+        )
+        for label in scores:
+            metrics[f"reward/{label}/share"] = mixed.shares.get(label, 0.0)
+        for (a, b), correlation in correlations(values).items():
+            metrics[f"correlation/{a}~{b}"] = correlation
+        return Judgement(mixed, [prompt.text for prompt in everyone], values, weights, metrics)
+
+    def report(self, task: Task, label: str, values: np.ndarray, score: Scores) -> dict[str, float]:
+        """A reward's mean and standard error in its own unit, and how often it failed."""
+        reported = values
+        if score.levels is not None:  # one number for each set of images that were judged together
+            levels = np.array(self.sharing.interleave(task.prompts.group_size, list(score.levels)))
+            reported = levels[:: task.prompts.group_size]
+        finite = reported[np.isfinite(reported)]
+        spread = finite.std(ddof=1) if len(finite) > 1 else math.nan
+        return {
+            f"reward/{label}/mean": float(finite.mean()) if len(finite) else math.nan,
+            f"reward/{label}/stderr": float(spread / math.sqrt(max(1, len(finite)))),
+            f"reward/{label}/std": float(spread),
+            f"reward/{label}/failures": sum(self.sharing.gather([score.failures])),
+        }
+
+    def weights_in_force(self, task: Task, metrics: dict[str, float]) -> dict[str, float]:
+        """The objective's weights, raised by what its constraints have come to after this round."""
+        weights = task.objective.weights
+        multipliers = self.multipliers[task.name]
+        resolutions = task.objective.resolutions
+        for constraint in task.objective.constraints:
+            label = constraint.label
+            mean, spread = metrics[f"reward/{label}/mean"], metrics[f"reward/{label}/std"]
+            if math.isfinite(mean):
+                spread = spread if spread > resolutions[label] else resolutions[label]
+                multipliers.update(constraint, mean, spread)
+            weights[label] = weights.get(label, 0.0) + multipliers.weight(label)
+            metrics[f"constraint/{label}/weight"] = multipliers.weight(label)
+        return {label: weight for label, weight in weights.items() if weight != 0}
