@@ -48,6 +48,33 @@ def test_a_batch_reward_passes_where_it_says_so():
         check_reward(batch_mean, declare(scope="sample"))
 
 
+class Scored:
+    """Brightness, with what a differentiable reward has beside its call."""
+
+    def __init__(self, score):
+        self.score = score
+
+    def __call__(self, images, prompts):
+        return brightness(images, prompts)
+
+
+def test_a_reward_that_says_it_is_differentiable_passes_a_gradient_to_every_image():
+    check_reward(Scored(brightness), declare(differentiable=True))
+    check_reward(Scored(lambda images, prompts: None), declare())
+    for broken, complaint in (
+        (brightness, r"expects a method score\(images, prompts\) -> \[B\]"),
+        (
+            Scored(lambda images, prompts: brightness(images.detach(), prompts)),
+            "passes no gradient to the images",
+        ),
+        (Scored(lambda images, prompts: images.mean()), r"one number per image, shape \(5,\), got \(\)"),
+        (Scored(lambda images, prompts: images[:1].mean().expand(5)), "passes no gradient to image 1"),
+        (Scored(lambda images, prompts: brightness(images - images, prompts).sqrt()), "is not finite"),
+    ):
+        with pytest.raises(AssertionError, match=complaint):
+            check_reward(broken, declare(differentiable=True))
+
+
 def modify_images(images, prompts):
     images.clamp_(0.2, 0.8)
     return brightness(images, prompts)
