@@ -13,7 +13,7 @@ FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
 JOINT_FEED_FORWARD = (*FEED_FORWARD, "ff_context.net.0.proj", "ff_context.net.2")
 MODULATION = ("norm1.linear", "norm1_context.linear")
 
-# "all" is every linear and convolutional layer inside the network's blocks.
+# "all" is every linear and convolutional layer inside the network's blocks; between them, a UNet resizes.
 UNET: Targets = {
     "attention": ATTENTION,
     "all": (

@@ -1,6 +1,7 @@
 """What holds for every model family, on a tiny pipeline of its real classes with random weights."""
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import pytest
@@ -61,8 +62,8 @@ FAMILIES = [
         StableDiffusion3Pipeline,
         FlowODE,
         FlowSDE,
-        options={"max_sequence_length": 8},
-        call={"max_sequence_length": 8},
+        options={"max_sequence_length": 12},
+        call={"max_sequence_length": 12},
     ),
     Family(
         "flux",
@@ -72,8 +73,8 @@ FAMILIES = [
         FlowODE,
         FlowSDE,
         guidance_scale=1.0,
-        options={"max_sequence_length": 8, "size": 16, "embedded_guidance": 2.5},
-        call={"max_sequence_length": 8, "height": 16, "width": 16},
+        options={"max_sequence_length": 12, "size": 16, "embedded_guidance": 2.5},
+        call={"max_sequence_length": 12, "height": 16, "width": 16},
     ),
 ]
 PROMPTS = ["a cat", "two dogs"]
@@ -89,12 +90,23 @@ def folder(family, request):
     return request.getfixturevalue(family.folder)
 
 
+LOADED = {}
+
+
 @pytest.fixture
-def model(family, folder):
-    return family.load(pretrained=str(folder), **family.options)
+def fresh(family, folder):
+    """The family's model as it is loaded, as often as it is called for."""
+    if family.name not in LOADED:
+        LOADED[family.name] = family.load(pretrained=str(folder), **family.options)
+    return lambda: deepcopy(LOADED[family.name])
 
 
-def policy_of(family, model, sampler=None, num_steps=4):
+@pytest.fixture
+def model(fresh):
+    return fresh()
+
+
+def policy_of(family, model, sampler=None, num_steps=3):
     sampler = sampler or family.deterministic()
     return Policy(model, sampler, sampler.schedule(model, num_steps), family.guidance_scale)
 
@@ -116,7 +128,7 @@ def answer(model, latents=None):
         return model.noise_pred(latents, timesteps, model.encode(["a cat"]))
 
 
-def plain_pictures(family, folder, latents, *, adapter=None, num_steps=4):
+def plain_pictures(family, folder, latents, *, adapter=None, num_steps=3):
     """What plain diffusers makes of the same noise [B, c, h, w]."""
     plain = family.plain.from_pretrained(folder)
     if family.deterministic is not FlowODE:
@@ -156,12 +168,12 @@ def test_an_exported_lora_gives_the_same_pictures_in_plain_diffusers(
     torch.testing.assert_close(trajectory.images, expected, atol=1e-4, rtol=1e-3)
 
 
-def test_an_exported_network_is_a_folder_of_diffusers(family, model, folder, tmp_path):
+def test_an_exported_network_is_a_folder_of_diffusers(model, fresh, tmp_path):
     model.adapt(lora_rank=0)
     assert len(model.trainable_parameters()) == len(list(model.network.parameters()))
     moved(model).export(tmp_path / "network")
     network = type(model.network).from_pretrained(tmp_path / "network")
-    other = family.load(pretrained=str(folder), **family.options)
+    other = fresh()
     other.network = network
     torch.testing.assert_close(answer(other), answer(model))
 
@@ -203,7 +215,19 @@ def test_two_epochs_of_training_pass_the_self_check_and_move_the_weights(family,
     assert any((weight != before[name]).any() for name, weight in model.trainable_state().items())
 
 
-def test_a_fresh_lora_changes_nothing_and_can_be_lifted_off_later(family, model):
+def test_a_lora_of_all_layers_has_every_layer_inside_the_blocks(model):
+    model.adapt(lora_rank=2, lora_targets=("all",))
+    layers = {
+        name.removesuffix(".base_layer")
+        for name, module in model.network.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d) and "block" in name and "lora_" not in name
+    }
+    resizing = {name for name in layers if "samplers" in name}  # a UNet's, between its blocks
+    adapted = {name.split(".lora_A")[0] for name, _ in model.network.named_parameters() if ".lora_A" in name}
+    assert layers - resizing == adapted - {"proj_out"}  # FLUX's last layer has the name of one in its blocks
+
+
+def test_a_fresh_lora_changes_nothing_and_can_be_lifted_off_later(model):
     before = answer(model)
     model.adapt(lora_rank=4, lora_targets=("all",))
     torch.testing.assert_close(answer(model), before)
@@ -213,7 +237,7 @@ def test_a_fresh_lora_changes_nothing_and_can_be_lifted_off_later(family, model)
     assert (answer(model) - before).abs().max() > 0.01
 
 
-def test_the_untrained_model_is_at_hand_when_the_network_is_wrapped(family, model, tmp_path):
+def test_the_untrained_model_is_at_hand_when_the_network_is_wrapped(model, tmp_path):
     before = answer(model)
     model.adapt(lora_rank=4)
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
@@ -231,28 +255,28 @@ def test_the_untrained_model_is_at_hand_when_the_network_is_wrapped(family, mode
 
 
 @pytest.mark.parametrize("rank", [0, 4])
-def test_trained_weights_go_round_through_their_state(family, folder, model, rank):
+def test_trained_weights_go_round_through_their_state(model, fresh, rank):
     model.adapt(lora_rank=rank)
     state = moved(model).trainable_state()
-    other = family.load(pretrained=str(folder), **family.options)
+    other = fresh()
     other.adapt(lora_rank=rank, seed=99)
     other.load_trainable_state(state)
     assert all(torch.equal(tensor, state[name]) for name, tensor in other.trainable_state().items())
     torch.testing.assert_close(answer(other), answer(model))
 
 
-def test_weights_of_another_rank_are_refused(family, folder, model):
+def test_weights_of_another_rank_are_refused(model, fresh):
     model.adapt(lora_rank=4)
-    other = family.load(pretrained=str(folder), **family.options)
+    other = fresh()
     other.adapt(lora_rank=8)
     with pytest.raises(CheckpointError, match="--lora-rank"):
         other.load_trainable_state(model.trainable_state())
 
 
-def test_gradient_checkpointing_gives_the_same_gradient(family, folder):
+def test_gradient_checkpointing_gives_the_same_gradient(family, fresh):
     gradients = []
     for checkpointing in (False, True):
-        model = family.load(pretrained=str(folder), **family.options)
+        model = fresh()
         model.adapt(lora_rank=4, gradient_checkpointing=checkpointing)
         latents = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(0))
         policy = policy_of(family, moved(model))
@@ -275,7 +299,7 @@ def test_half_precision_leaves_the_autoencoder_and_the_trained_weights_in_float3
         assert answer(model).dtype == torch.float32
 
 
-def test_attention_goes_through_sdpa(family, model, monkeypatch):
+def test_attention_goes_through_sdpa(model, monkeypatch):
     calls, sdpa = [], nn.functional.scaled_dot_product_attention
     model.encode(["a cat"])
     monkeypatch.setattr(
@@ -288,7 +312,7 @@ def test_attention_goes_through_sdpa(family, model, monkeypatch):
     assert len(calls) == len(layers) > 0
 
 
-def test_pictures_go_through_the_autoencoder_and_back(family, model):
+def test_pictures_go_through_the_autoencoder_and_back(model):
     model.pipeline.vae.decode = lambda latents, return_dict: (latents[:, :3] / 10,)  # a linear one
     latents = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0))
     config = model.pipeline.vae.config
@@ -338,7 +362,7 @@ def test_slices_and_tiles_are_asked_of_the_autoencoder(family, folder):
     assert model.pipeline.vae.use_tiling
 
 
-def test_text_encoders_come_to_the_device_for_new_prompts_alone(family, model, monkeypatch):
+def test_text_encoders_come_to_the_device_for_new_prompts_alone(model, monkeypatch):
     moves = []
     for encoder in model.text_encoders:
         monkeypatch.setattr(encoder, "to", lambda device: moves.append(str(device)))
@@ -353,7 +377,7 @@ def test_text_encoders_come_to_the_device_for_new_prompts_alone(family, model, m
     assert len(moves) == 2 * count
 
 
-def test_embeddings_are_the_same_whatever_was_cached_before(family, model, monkeypatch):
+def test_embeddings_are_the_same_whatever_was_cached_before(model, monkeypatch):
     alone = model.encode(["a cat"])
     monkeypatch.setattr(pipeline, "CACHE_BYTES", 1)  # nothing is kept
     model.encode(["a dog", "a cat", "a bird"])
