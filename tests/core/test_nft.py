@@ -4,13 +4,18 @@ import torch
 
 from ddpo_core.denoising import Policy
 from ddpo_core.errors import UsageError
+from ddpo_core.estimators.awm import AdvantageWeightedMatching
 from ddpo_core.estimators.forward import noise_and_uniform
 from ddpo_core.estimators.nft import NegativeAware
+from ddpo_core.info import RewardInfo
 from ddpo_core.losses import negative_aware_loss, optimality, self_normalised_error
 from ddpo_core.processes import Flow, noised
+from ddpo_core.prompts import PromptStream
+from ddpo_core.rewards import Objective, Term
 from ddpo_core.rollout import rollout, sample_seeds
 from ddpo_core.samplers.ddim import DDIM
 from ddpo_core.testing import ToyDenoiser, judged_of
+from ddpo_core.training import Settings, Task, train
 from ddpo_core.types import Prompt, Schedule
 
 T = 4
@@ -208,3 +213,38 @@ def test_samples_that_no_reward_tells_apart_leave_the_weights_alone(policy):
     judged = judged_of(judged.trajectory, torch.zeros(6), {"r": np.zeros(6)}, judged.seeds)
     estimator = NegativeAware()
     assert gradient(policy, estimator, updates_of(estimator, policy, judged)).abs().max() < 1e-6
+
+
+def brighten(estimator, epochs=8):
+    """The mean brightness of the toy's pictures, epoch by epoch, sampled by an ODE."""
+    info = RewardInfo(name="bright", summary="", factory="")
+    objective = Objective([Term("bright", 1.0, lambda images, prompts: images.mean((1, 2, 3)), info)])
+    settings = Settings(
+        epochs=epochs,
+        samples_per_epoch=32,
+        sample_batch_size=32,
+        train_batch_size=32,
+        updates_per_epoch=2,
+        num_steps=T,
+        guidance_scale=1.0,
+        learning_rate=0.02,
+    )
+    rounds = train(
+        denoiser=ToyDenoiser(),
+        sampler=DDIM(eta=0),
+        estimator=estimator,
+        tasks=[Task(PromptStream([Prompt("a cat"), Prompt("a dog")], seed=0), objective)],
+        settings=settings,
+    )
+    shapes, means = set(), []
+    for epoch in rounds:
+        shapes.add(tuple(epoch.rounds[0].judged.trajectory.latents.shape))
+        means.append(epoch.metrics["reward/bright/mean"])
+    assert shapes == {(32, 1, 1, 4, 4)}  # no trajectory was kept
+    return means
+
+
+@pytest.mark.parametrize("estimator", [NegativeAware(beta=0.1), AdvantageWeightedMatching()])
+def test_training_with_an_ode_raises_a_reward(estimator):
+    means = brighten(estimator)
+    assert means[-1] > means[0] + 0.1  # standard errors are 0.014
