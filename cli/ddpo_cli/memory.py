@@ -46,6 +46,7 @@ def estimated(config: RunConfig, registry: Registry, sizes: Sizes | None) -> Mem
             lora_targets=config.lora_targets if config.lora_rank else (),
             gradient_checkpointing=config.gradient_checkpointing,
             vae_slicing=bool(options.get("vae_slicing")),
+            size=options.get("size"),
         )
     except DdpoError:
         return None

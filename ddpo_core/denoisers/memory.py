@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_iter
 from ddpo_core.denoisers.lora import lora_layers
 from ddpo_core.errors import UsageError
 
+FLUX_SIDE = 128  # its config does not say: 1024 pixels
 CAPTION_TOKENS = {
     "UNet2DConditionModel": 77,
     "SD3Transformer2DModel": 77 + 256,
@@ -54,12 +55,15 @@ def passes(
     lora_targets: Sequence[str],
     gradient_checkpointing: bool,
     vae_slicing: bool = False,
+    size: int | None = None,
 ) -> Passes:
     """Count the passes of the pipeline in a diffusers folder; no `lora_targets`: all weights are trained.
 
-    Raises `UsageError` for a network whose inputs are not known here.
+    `size`: height and width of the pictures in pixels, where they are not the model's own. Raises
+    `UsageError` for a network whose inputs are not known here.
     """
     times = 2 if guided else 1
+    side = latent_side(folder, size)
     with FakeTensorMode(), torch.device("cuda"), _default_dtype(dtype):
         network = _build(folder, "transformer" if (folder / "transformer").is_dir() else "unet")
         network.requires_grad_(not lora_targets)
@@ -68,14 +72,15 @@ def passes(
             if any(layer == end or layer.endswith("." + end) for end in lora_layers(lora_targets)):
                 weight.requires_grad_(True)  # a LoRA keeps its layer's input, as a trained layer does
         with _fused_attention():
-            inputs = _inputs(network, sample_batch_size * times)
+            inputs = _inputs(network, sample_batch_size * times, side)
             with torch.no_grad():
                 sampling = _most_alive(network, lambda: network(**inputs))
-            inputs = _inputs(network, train_batch_size * times)
+            inputs = _inputs(network, train_batch_size * times, side)
             training = _kept(network, inputs, gradient_checkpointing)
     with FakeTensorMode(), torch.device("cuda"), _default_dtype(torch.float32):
         vae = _build(folder, "vae")
-        latents = _latents(network, 1 if vae_slicing else sample_batch_size, vae.config.latent_channels)
+        pictures = 1 if vae_slicing else sample_batch_size
+        latents = torch.empty(pictures, vae.config.latent_channels, side, side)
         with torch.no_grad(), _fused_attention():
             decoding = _most_alive(vae, lambda: vae.decode(latents))
     return Passes(sampling, decoding, training)
@@ -90,14 +95,25 @@ def _build(folder: Path, part: str) -> Any:
     return model_class.from_config(model_class.load_config(folder / part)).train()
 
 
-def _inputs(network: Any, batch: int) -> dict[str, Any]:
+def latent_side(folder: Path, size: int | None) -> int:
+    """Height and width of the latents of square pictures of `size` pixels, or of the model's own."""
+    if size is not None:
+        vae = json.loads((folder / "vae" / "config.json").read_text())
+        scale: int = 2 ** (len(vae["block_out_channels"]) - 1)
+        return size // scale
+    part = folder / ("transformer" if (folder / "transformer").is_dir() else "unet")
+    side = json.loads((part / "config.json").read_text()).get("sample_size") or FLUX_SIDE
+    return int(side if isinstance(side, int) else max(side))
+
+
+def _inputs(network: Any, batch: int, side: int) -> dict[str, Any]:
     """Arguments of the network's forward, with the shapes that its pipeline gives them."""
     config, kind = network.config, type(network).__name__
     if kind not in CAPTION_TOKENS:
         raise UsageError(f"model: expected one of {', '.join(CAPTION_TOKENS)}, got {kind}")
     tokens = CAPTION_TOKENS[kind]
     if kind == "FluxTransformer2DModel":  # its latents come packed: a token for each 2 × 2
-        patches = 64 * 64
+        patches = (side // 2) ** 2
         return {
             "hidden_states": torch.empty(batch, patches, config.in_channels),
             "encoder_hidden_states": torch.empty(batch, tokens, config.joint_attention_dim),
@@ -107,7 +123,7 @@ def _inputs(network: Any, batch: int) -> dict[str, Any]:
             "txt_ids": torch.empty(tokens, 3),
             "guidance": torch.empty(batch) if config.guidance_embeds else None,
         }
-    latents = _latents(network, batch, config.in_channels)
+    latents = torch.empty(batch, config.in_channels, side, side)
     if kind == "SD3Transformer2DModel":
         return {
             "hidden_states": latents,
@@ -127,12 +143,6 @@ def _inputs(network: Any, batch: int) -> dict[str, Any]:
             "time_ids": torch.empty(batch, 6),
         }
     return inputs
-
-
-def _latents(network: Any, batch: int, channels: int) -> Tensor:
-    size = getattr(network.config, "sample_size", None) or 128  # FLUX does not say: 1024 pixels
-    height, width = (size, size) if isinstance(size, int) else size
-    return torch.empty(batch, channels, height, width)
 
 
 # ---- counting ----------------------------------------------------------------------------------------

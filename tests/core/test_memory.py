@@ -5,7 +5,7 @@ from dataclasses import astuple
 import pytest
 import torch
 
-from ddpo_core.denoisers.memory import _kept, passes
+from ddpo_core.denoisers.memory import _kept, latent_side, passes
 from ddpo_core.denoisers.stable_diffusion import load
 
 SETTINGS = {
@@ -66,3 +66,10 @@ def test_nothing_is_left_changed(tiny_pipeline):
     assert torch.get_default_dtype() == before
     assert astuple(counted(tiny_pipeline, dtype=torch.bfloat16)) == astuple(first)
     assert torch.zeros(1).device.type == "cpu"
+
+
+def test_pictures_of_twice_the_size_need_four_times_the_memory_to_decode(tiny_pipeline):
+    own = counted(tiny_pipeline)
+    vae_scale = 2  # two blocks
+    size = 2 * vae_scale * latent_side(tiny_pipeline, None)
+    assert counted(tiny_pipeline, size=size).decoding == pytest.approx(4 * own.decoding, rel=0.02)
