@@ -318,6 +318,18 @@ def tiny_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_flux(tmp_path_factory.mktemp("models") / "tiny-flux")
 
 
+@pytest.fixture(scope="session")
+def tiny_schnell(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny FLUX.1-schnell: no guidance, no shift."""
+    return save_tiny_flux(tmp_path_factory.mktemp("models") / "tiny-schnell", guidance_embeds=False)
+
+
+@pytest.fixture
+def tiny_sd3_without(tmp_path: Path) -> Callable[..., Path]:
+    """`tiny_sd3_without("text_encoder")`: a folder with a tiny SD3.5 that lacks text encoders."""
+    return lambda *missing: save_tiny_sd3(tmp_path / "tiny-sd3", without=missing)
+
+
 THIRD_PARTY = Path(__file__).parent / "third_party"
 
 

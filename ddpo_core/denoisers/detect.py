@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ddpo_core.errors import EnvironmentFault, UsageError
 
@@ -16,16 +17,23 @@ def pipeline_class(pretrained: str, revision: str | None = None) -> str:
     Of a hub id only this one file is fetched, into the hub's own cache. Raises `UsageError` for a folder that
     is no pipeline, `EnvironmentFault` where the hub has none to give.
     """
+    return str(pipeline_index(pretrained, revision)["_class_name"])
+
+
+def pipeline_index(pretrained: str, revision: str | None = None) -> dict[str, Any]:
+    """The whole index: the class, settings, and part → [library, class], both null for a part left out."""
     path = Path(pretrained).expanduser()
     is_local = path.is_dir() or pretrained.startswith((".", "/", "~"))
-    index = _local_index(path) if is_local else _fetched_index(pretrained, revision)
+    file = _local_index(path) if is_local else _fetched_index(pretrained, revision)
     try:
-        name = json.loads(index.read_text())["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
+        index = json.loads(file.read_text())
+    except ValueError:
+        index = None
+    if not isinstance(index, dict) or "_class_name" not in index:
         raise UsageError(
             f"model: the {INDEX} of {pretrained} names no pipeline: expected a _class_name in it"
-        ) from error
-    return str(name)
+        )
+    return index
 
 
 def check_pipeline_class(pretrained: str, expected: str, revision: str | None = None) -> None:

@@ -1,7 +1,7 @@
 """Every `StableDiffusion3Pipeline` (SD3, SD3.5) as a `Denoiser`: rectified flow in a transformer.
 
 It has two CLIP text encoders and a T5, each of which was dropped at times while the model was trained; one
-that a pipeline does not have counts as zeros (arXiv 2403.03206 §5.3.3, Appendix B.3).
+that a pipeline does not have counts as zeros (arXiv 2403.03206).
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor, nn
 
+from ddpo_core.denoisers.detect import pipeline_index
 from ddpo_core.denoisers.pipeline import Loading, PipelineDenoiser, latent_shape
 from ddpo_core.denoisers.schedules import flow_of
 from ddpo_core.errors import UsageError
 from ddpo_core.types import Conditioning
 
+TEXT_PARTS = tuple(f"{kind}{number}" for kind in ("text_encoder", "tokenizer") for number in ("", "_2", "_3"))
 MAX_SHIFT = 1.16  # the pipeline's default for dynamic shifting, which SD3.5's schedulers do not use
 
 
@@ -58,7 +60,7 @@ class SD3(PipelineDenoiser):
     def _embed_clip(self, text: str, encoder_name: str, tokenizer_name: str) -> tuple[Tensor, Tensor]:
         """One CLIP's last hidden states but one [1, S, e], and its pooled embedding [1, p]."""
         encoder, tokenizer = (getattr(self.pipeline, name) for name in (encoder_name, tokenizer_name))
-        length = self.pipeline.tokenizer_max_length
+        length = self._clip_length
         if encoder is None:
             width = self._width_of_missing_clip(encoder_name)
             return self._zeros(1, length, width), self._zeros(1, width)
@@ -78,6 +80,12 @@ class SD3(PipelineDenoiser):
         )
         embeds: Tensor = self.pipeline.text_encoder_3(tokens.input_ids.to(self.device))[0]
         return embeds
+
+    @property
+    def _clip_length(self) -> int:
+        """Tokens that both CLIPs read; 77 where neither is there to ask."""
+        tokenizer = self.pipeline.tokenizer or self.pipeline.tokenizer_2
+        return 77 if tokenizer is None else int(tokenizer.model_max_length)
 
     def _width_of_missing_clip(self, name: str) -> int:
         """What the network's pooled width leaves beside the other one; half of it where both are missing."""
@@ -109,6 +117,9 @@ def load(*, pretrained: str, t5: bool = True, max_sequence_length: int = 256, **
     weights cannot be had.
     """
     loading = Loading(pretrained=pretrained, **options)
-    parts = {} if t5 else {"text_encoder_3": None, "tokenizer_3": None}
+    index = pipeline_index(pretrained, loading.revision)
+    # diffusers asks to be told of parts that are not there
+    parts = dict.fromkeys(name for name in TEXT_PARTS if index.get(name, [None])[0] is None)
+    parts |= {} if t5 else {"text_encoder_3": None, "tokenizer_3": None}
     pipeline = loading.pipeline(StableDiffusion3Pipeline, **parts)
     return loading.settle(SD3(pipeline, size=loading.size, max_sequence_length=max_sequence_length))

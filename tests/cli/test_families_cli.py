@@ -9,8 +9,8 @@ from ddpo_cli.run_folder import RunFolder
 TOY_WORLD = Path(__file__).parent / "toy_world.py"
 RUN = (
     "--reward", "brightness", "--plugin", TOY_WORLD, "--prompt", "a cat", "--device", "cpu",
-    "--tracker", "none", "--image-count", 2, "--samples-per-epoch", 8, "--sample-batch-size", 4, "--num-steps", 2, "--epochs", 2,
-    "--lora-rank", 2, "--out", "run",
+    "--tracker", "none", "--image-count", 2, "--samples-per-epoch", 8, "--sample-batch-size", 4,
+    "--num-steps", 2, "--epochs", 2, "--lora-rank", 2, "--out", "run",
 )  # fmt: skip
 
 
