@@ -61,6 +61,11 @@ def ddpo_models() -> Iterable[ModelInfo]:
                 "estimator": "ddpo-is,clip_range=0.0016",
                 "advantages": "prompt,min_count=4",
             },
+            # the clip of `defaults`, for the others that clip
+            estimators={
+                "grpo": {"estimator": "grpo,clip_range=0.0016"},
+                "dpok": {"estimator": "dpok,clip_range=0.0016"},
+            },
             judges=_JUDGES,
             doc="64 × 64 pictures of 45 animals, people, pairs, and animals at three activities.",
         ),
