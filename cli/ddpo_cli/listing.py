@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from ddpo_cli.console import emit_json, style, table
+from ddpo_cli.score import score
 from ddpo_core import __version__
 from ddpo_core.discovery import KINDS, Entry, Plugin, Registry, missing_packages, registry
 from ddpo_core.info import EstimatorInfo, ModelInfo, Option, RewardInfo, SamplerInfo
@@ -33,9 +34,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def commands_for(noun: Noun) -> typer.Typer:
-    """`list` and `show` for one kind; the bare noun lists."""
+    """`list` and `show` for one kind, and `score` for rewards; the bare noun lists."""
     word = KINDS[noun.kind].word
-    commands = typer.Typer(help=f"List the installed {word}s, or show one.")
+    more = ", or score pictures" if noun.kind == "reward" else ""
+    commands = typer.Typer(help=f"List the installed {word}s, or show one{more}.")
 
     @commands.callback(invoke_without_command=True)
     def bare(context: typer.Context) -> None:
@@ -53,6 +55,8 @@ def commands_for(noun: Noun) -> typer.Typer:
     ) -> None:
         show_entry(noun, name, as_json)
 
+    if noun.kind == "reward":
+        commands.command("score")(score)
     return commands
 
 
