@@ -13,6 +13,7 @@ from diffusers import FluxPipeline
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from ddpo_core.denoisers import lora
 from ddpo_core.denoisers.pipeline import Loading, PipelineDenoiser, latent_shape
 from ddpo_core.denoisers.schedules import flow_of
 from ddpo_core.errors import UsageError
@@ -30,6 +31,7 @@ class Flux(PipelineDenoiser):
     """
 
     part = "transformer"
+    lora_targets = lora.FLUX
 
     def __init__(
         self,

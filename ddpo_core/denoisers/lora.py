@@ -30,6 +30,7 @@ FLUX: Targets = {
     # the last three belong to its blocks of one stream; the network's last layer is a `proj_out`, too
     "all": (*JOINT_ATTENTION, *JOINT_FEED_FORWARD, *MODULATION, "norm.linear", "proj_mlp", "proj_out"),
 }
+# by the class that the network's config.json names
 LORA_TARGETS: Mapping[str, Targets] = {
     "UNet2DConditionModel": UNET,
     "SD3Transformer2DModel": SD3,
@@ -37,10 +38,6 @@ LORA_TARGETS: Mapping[str, Targets] = {
 }
 
 
-def lora_layers(targets: Sequence[str], network: str = "UNet2DConditionModel") -> list[str]:
-    """The ends of layers' names that `targets` ("attention", "all", or such ends themselves) stand for.
-
-    `network` is the class that the network's config.json names.
-    """
-    family = LORA_TARGETS[network]
-    return [layer for target in targets for layer in family.get(target, (target,))]
+def lora_layers(targets: Sequence[str], known: Targets = UNET) -> list[str]:
+    """The ends of layers' names that `targets` stand for: `known` ones by name, or such ends themselves."""
+    return [layer for target in targets for layer in known.get(target, (target,))]

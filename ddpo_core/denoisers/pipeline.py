@@ -21,7 +21,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from ddpo_core.denoisers.detect import check_pipeline_class
-from ddpo_core.denoisers.lora import lora_layers
+from ddpo_core.denoisers.lora import Targets, lora_layers
 from ddpo_core.errors import CheckpointError, EnvironmentFault, UsageError
 from ddpo_core.types import Conditioning
 
@@ -35,6 +35,7 @@ class PipelineDenoiser(ABC):
     """A loaded pipeline. Call `adapt` once before training to choose what is trained."""
 
     part: ClassVar[str]  # the pipeline's name for the network: "unet" or "transformer"
+    lora_targets: ClassVar[Targets]  # what "attention" and "all" stand for
 
     def __init__(self, pipeline: DiffusionPipeline, *, latent_shape: tuple[int, int, int]) -> None:
         self.pipeline: Any = pipeline
@@ -88,6 +89,7 @@ class PipelineDenoiser(ABC):
         is drawn from `seed`, and its output starts at zero.
         """
         network = self._bare
+        layers = lora_layers(lora_targets, self.lora_targets)
         if gradient_checkpointing:
             network.enable_gradient_checkpointing()
             self.pipeline.vae.enable_gradient_checkpointing()  # for a gradient through the picture
@@ -97,12 +99,18 @@ class PipelineDenoiser(ABC):
         self.lora_config = LoraConfig(
             r=lora_rank,
             lora_alpha=lora_alpha or lora_rank,
-            target_modules=lora_layers(lora_targets, type(network).__name__),
+            target_modules=layers,
             init_lora_weights="gaussian",
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network.add_adapter(self.lora_config)
+            try:
+                network.add_adapter(self.lora_config)
+            except ValueError as error:
+                raise UsageError(
+                    f"lora_targets: no layer of this {type(network).__name__} ends in {', '.join(layers)}",
+                    hint="take attention, all, or ends of layers' names, such as to_q",
+                ) from error
         for parameter in self.trainable_parameters():
             parameter.data = parameter.data.float()
 

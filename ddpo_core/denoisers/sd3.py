@@ -12,6 +12,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor, nn
 
+from ddpo_core.denoisers import lora
 from ddpo_core.denoisers.detect import pipeline_index
 from ddpo_core.denoisers.pipeline import Loading, PipelineDenoiser, latent_shape
 from ddpo_core.denoisers.schedules import flow_of
@@ -29,6 +30,7 @@ class SD3(PipelineDenoiser):
     """
 
     part = "transformer"
+    lora_targets = lora.SD3
 
     def __init__(self, pipeline: Any, *, size: int | None = None, max_sequence_length: int = 256) -> None:
         config = pipeline.transformer.config

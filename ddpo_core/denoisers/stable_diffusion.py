@@ -10,6 +10,7 @@ from typing import Any
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
+from ddpo_core.denoisers import lora
 from ddpo_core.denoisers.pipeline import Loading, PipelineDenoiser, latent_shape
 from ddpo_core.denoisers.schedules import diffusion_of
 from ddpo_core.errors import UsageError
@@ -20,6 +21,7 @@ class StableDiffusion(PipelineDenoiser):
     """A loaded pipeline. `size` is of its pictures in pixels; None is the model's own."""
 
     part = "unet"
+    lora_targets = lora.UNET
 
     def __init__(self, pipeline: Any, *, size: int | None = None) -> None:
         config = pipeline.unet.config

@@ -45,5 +45,6 @@ def test_two_processes_report_the_metrics_of_the_whole_round(one_and_two):
             "reward/varied/mean",
             "reward/varied/stderr",
             "loss",
+            "pretraining/loss",
         ):
             assert together[name] == pytest.approx(alone[name], rel=1e-3, abs=1e-6), name

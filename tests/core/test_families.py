@@ -227,6 +227,11 @@ def test_a_lora_of_all_layers_has_every_layer_inside_the_blocks(model):
     assert layers - resizing == adapted - {"proj_out"}  # FLUX's last layer has the name of one in its blocks
 
 
+def test_a_lora_of_no_layer_at_all_is_refused(model):
+    with pytest.raises(UsageError, match="no layer of this .* ends in to_nothing"):
+        model.adapt(lora_rank=2, lora_targets=("to_nothing",))
+
+
 def test_a_fresh_lora_changes_nothing_and_can_be_lifted_off_later(model):
     before = answer(model)
     model.adapt(lora_rank=4, lora_targets=("all",))
@@ -288,10 +293,11 @@ def test_gradient_checkpointing_gives_the_same_gradient(family, fresh):
         torch.testing.assert_close(plain, checkpointed)
 
 
-def test_half_precision_leaves_the_autoencoder_and_the_trained_weights_in_float32(family, folder):
+@pytest.mark.parametrize("rank", [0, 4])
+def test_half_precision_leaves_the_autoencoder_and_the_trained_weights_in_float32(family, folder, rank):
     model = family.load(pretrained=str(folder), dtype=torch.bfloat16, **family.options)
-    model.adapt(lora_rank=4)
-    assert model.dtype == torch.bfloat16
+    model.adapt(lora_rank=rank)
+    assert model.dtype == (torch.bfloat16 if rank else torch.float32)
     assert model.pipeline.vae.dtype == torch.float32
     assert {parameter.dtype for parameter in model.trainable_parameters()} == {torch.float32}
     assert {encoder.dtype for encoder in model.text_encoders} == {torch.bfloat16}

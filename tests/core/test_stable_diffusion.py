@@ -1,3 +1,5 @@
+"""What is Stable Diffusion's own; test_families.py has what it shares with the others."""
+
 import json
 
 import pytest
@@ -6,7 +8,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from ddpo_core.denoisers.stable_diffusion import load
 from ddpo_core.denoising import Policy
-from ddpo_core.errors import CheckpointError, EnvironmentFault, UsageError
+from ddpo_core.errors import UsageError
 from ddpo_core.rollout import rollout
 from ddpo_core.samplers.ddim import DDIM
 from ddpo_core.types import Prompt
@@ -56,13 +58,6 @@ def test_everything_is_frozen_until_adapted_and_there_is_no_safety_checker(model
     )
 
 
-def test_pictures_equal_those_of_plain_diffusers_for_the_same_noise(model, tiny_pipeline):
-    prompts = ["a cat", "two dogs"]
-    trajectory = rollout(policy_of(model, eta=0.0), [Prompt(text) for text in prompts], [3, 4])
-    expected = diffusers_pictures(tiny_pipeline, trajectory.latents[:, 0], prompts)
-    torch.testing.assert_close(trajectory.images, expected, atol=2e-5, rtol=1e-4)
-
-
 def test_embeddings_are_those_of_the_pipeline_whatever_was_cached_before(model):
     model.encode(["a dog"])
     ours = model.encode(["a cat", "a dog", "a cat"])["prompt_embeds"]
@@ -101,13 +96,6 @@ def test_a_network_that_predicts_something_else_is_refused(tiny_pipeline, tmp_pa
         load(pretrained=str(folder))
 
 
-def test_a_fresh_lora_changes_nothing(model):
-    prompts = [Prompt("a cat")]
-    before = rollout(policy_of(model), prompts, [1]).images
-    model.adapt(lora_rank=4, lora_targets=("all",))
-    torch.testing.assert_close(rollout(policy_of(model), prompts, [1]).images, before, atol=1e-6, rtol=0)
-
-
 def test_a_loras_start_follows_from_the_seed_alone(tiny_pipeline):
     states = []
     for noise in (1, 2):
@@ -118,9 +106,10 @@ def test_a_loras_start_follows_from_the_seed_alone(tiny_pipeline):
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-@pytest.mark.parametrize("targets", [("attention",), ("all",), ("to_q", "conv1")])
-def test_an_exported_lora_reproduces_the_pictures_in_plain_diffusers(model, tiny_pipeline, tmp_path, targets):
-    model.adapt(lora_rank=4, lora_alpha=8, lora_targets=targets)
+def test_an_exported_lora_of_layers_by_name_gives_the_same_pictures_in_plain_diffusers(
+    model, tiny_pipeline, tmp_path
+):
+    model.adapt(lora_rank=4, lora_alpha=8, lora_targets=("to_q", "conv1"))
     before = rollout(policy_of(model, eta=0.0), [Prompt("a cat")], [3]).images
     trajectory = rollout(policy_of(moved(model), eta=0.0), [Prompt("a cat")], [3])
     assert (trajectory.images - before).abs().max() > 0.01
@@ -135,43 +124,6 @@ def test_rank_zero_trains_all_of_the_unet_and_nothing_else(model):
     model.adapt(lora_rank=0)
     assert len(model.trainable_parameters()) == len(list(model.pipeline.unet.parameters()))
     assert not any(p.requires_grad for p in model.pipeline.vae.parameters())
-
-
-def test_half_precision_weights_are_trained_in_float32(tiny_pipeline):
-    for rank in (0, 4):
-        model = load(pretrained=str(tiny_pipeline), dtype=torch.bfloat16)
-        model.adapt(lora_rank=rank)
-        assert {p.dtype for p in model.trainable_parameters()} == {torch.float32}
-        assert model.pipeline.vae.dtype == torch.float32
-
-
-@pytest.mark.parametrize("rank", [0, 4])
-def test_trained_weights_go_round_through_their_state(model, tiny_pipeline, rank):
-    model.adapt(lora_rank=rank)
-    state = moved(model).trainable_state()
-    other = load(pretrained=str(tiny_pipeline))
-    other.adapt(lora_rank=rank, seed=99)
-    other.load_trainable_state(state)
-    assert all(torch.equal(tensor, state[name]) for name, tensor in other.trainable_state().items())
-
-
-def test_weights_of_another_rank_are_refused(model, tiny_pipeline):
-    model.adapt(lora_rank=4)
-    other = load(pretrained=str(tiny_pipeline))
-    other.adapt(lora_rank=8)
-    with pytest.raises(CheckpointError, match="--lora-rank"):
-        other.load_trainable_state(model.trainable_state())
-
-
-def test_the_untrained_model_is_one_block_away(model):
-    before = rollout(policy_of(model), [Prompt("a cat")], [1]).images
-    model.adapt(lora_rank=4)
-    moved(model)
-    with model.untrained():
-        torch.testing.assert_close(
-            rollout(policy_of(model), [Prompt("a cat")], [1]).images, before, atol=1e-6, rtol=0
-        )
-    assert (rollout(policy_of(model), [Prompt("a cat")], [1]).images - before).abs().max() > 1e-3
 
 
 def test_gradient_checkpointing_recomputes_and_gives_the_same_gradient(tiny_pipeline):
@@ -190,25 +142,3 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradient(tiny_pipe
     assert forwards == [1, 2]
     for plain, checkpointed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, checkpointed)
-
-
-def test_a_folder_that_is_no_pipeline_is_refused_with_what_it_lacks(tmp_path):
-    with pytest.raises(UsageError, match=r"model_index\.json"):
-        load(pretrained=str(tmp_path))
-
-
-@pytest.mark.parametrize("path", ["./nowhere", "/no/such/folder"])
-def test_a_path_that_is_not_there_is_not_taken_for_a_hub_id(path):
-    with pytest.raises(UsageError, match="there is no folder"):
-        load(pretrained=path)
-
-
-def test_a_pipeline_of_another_family_is_refused_by_name(tmp_path):
-    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-    with pytest.raises(UsageError, match="is a FluxPipeline"):
-        load(pretrained=str(tmp_path))
-
-
-def test_weights_that_cannot_be_had_are_an_environment_fault():
-    with pytest.raises(EnvironmentFault, match="cannot load 'no-such/model'"):
-        load(pretrained="no-such/model")

@@ -14,6 +14,7 @@ from ddpo_core.advantages import Normaliser
 from ddpo_core.denoisers.stable_diffusion import load
 from ddpo_core.estimators.ddpo import ImportanceSampling
 from ddpo_core.info import RewardInfo
+from ddpo_core.pretraining import Pretraining
 from ddpo_core.prompts import PromptStream
 from ddpo_core.rewards import Objective, Term
 from ddpo_core.samplers.ddim import DDIM
@@ -29,6 +30,16 @@ def variety(images: torch.Tensor, prompts: object) -> Scores:
     """How far each image of a group is from the group's mean: it has to see whole groups."""
     credits = (images - images.mean(0)).square().mean((1, 2, 3)) * images.mean((1, 2, 3))
     return Scores(credits.double().numpy(), levels=np.full(len(images), float(credits.sum())))
+
+
+class Greys:
+    """Captioned pictures for the pretraining step."""
+
+    def __len__(self) -> int:
+        return 9
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
+        return torch.full((3, 16, 16), index / 9), "grey" * (1 + index % 2)
 
 
 def run(model_folder: Path, out: Path, *, sample_batch_size: int, train_batch_size: int) -> None:
@@ -59,6 +70,7 @@ def run(model_folder: Path, out: Path, *, sample_batch_size: int, train_batch_si
         ],
         normaliser=Normaliser("prompt", buffer_size=8, min_count=4),
         settings=settings,
+        pretraining=Pretraining(Greys(), batch_size=5, minibatch_size=2),  # 3 pairs here, 2 there
     )
     metrics = [dict(epoch.metrics) for epoch in epochs]
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
