@@ -90,7 +90,7 @@ def svg(curves: Sequence[Curve], *, width: int = 640, height: int = 260, x_name:
     frame = _frame(curves, width, height)
     marks = [*_grid(frame, x_name)]
     for curve in curves:
-        marks += [_band(frame, curve), _line(frame, curve), *_points(frame, curve)]
+        marks += [_band(frame, curve), _line(frame, curve), *_points(frame, curve, x_name)]
     label = escape(f"{', '.join(curve.name for curve in curves)} over {x_name}")
     inner = "\n".join(mark for mark in marks if mark)
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}">\n{inner}\n</svg>'
@@ -146,7 +146,7 @@ def _line(frame: _Frame, curve: Curve) -> str:
     return f'<polyline class="line c{curve.colour}" points="{points}"/>'
 
 
-def _points(frame: _Frame, curve: Curve) -> list[str]:
+def _points(frame: _Frame, curve: Curve, x_name: str) -> list[str]:
     """A dot at the end, and something to point at everywhere: SVG's own tooltips need no script."""
     dot = _circle(frame, curve.x[-1], curve.y[-1], f"dot c{curve.colour}", 3.5) + "</circle>"
     if len(curve.x) > MOST_HOVER_POINTS:
@@ -155,7 +155,7 @@ def _points(frame: _Frame, curve: Curve) -> list[str]:
     hovers = []
     for x, y, error in zip(curve.x, curve.y, errors, strict=True):
         margin = f" ± {number(error)}" if error else ""
-        title = escape(f"epoch {x:g} · {curve.name} {number(y)}{margin}")
+        title = escape(f"{x_name} {x:g} · {curve.name} {number(y)}{margin}")
         hovers.append(f"{_circle(frame, x, y, 'hover', 7)}<title>{title}</title></circle>")
     return [dot, *hovers]
 

@@ -27,7 +27,12 @@ LEARNING = {
     "approx_kl": "Approximate KL per element",
     "clip_fraction": "Fraction of ratios clipped",
     "grad_norm": "Gradient norm before clipping",
+    "effective_sample_size": "Effective sample size, part of the samples",
+    "denoising_error": "Denoising error",
+    "kl": "KL divergence from the model before training, nats per element",
+    "pretraining/denoising_error": "Denoising error on captioned pictures",
 }
+CLIPPED = "clip_fraction/timestep-"
 PAGE_WIDTH, CARD_WIDTH = 1030, 560  # of a chart, in pixels, alone in its row or not
 STRIP_PROMPTS, STRIP_EPOCHS = 4, 7
 
@@ -180,6 +185,9 @@ def _learning_charts(history: Sequence[Metrics]) -> list[tuple[str, str, str]]:
     ]
     legend = " ".join(f'<span class="key c{curve.colour}">{curve.name}</span>' for curve in seconds)
     made.append(("Seconds an epoch", charts.svg(seconds, width=340, height=170), legend))
+    by_step = steps_chart(history)
+    if by_step:
+        made.append(("Clipped at each timestep, last quarter of the run", by_step, ""))
     shares = [key for key in history[-1] if key.endswith("/share") and history[-1][key]]
     if len(shares) > 1:
         curves = [
@@ -189,6 +197,20 @@ def _learning_charts(history: Sequence[Metrics]) -> list[tuple[str, str, str]]:
         legend = " ".join(f'<span class="key c{curve.colour}">{curve.name}</span>' for curve in curves)
         made.append(("Share of the advantage's variance", charts.svg(curves, width=340, height=170), legend))
     return made
+
+
+def steps_chart(history: Sequence[Metrics]) -> str:
+    """How often each timestep's ratio was clipped, in the last quarter of the epochs; noise to the right."""
+    recent = history[-max(1, len(history) // 4) :]
+    seen: dict[int, list[float]] = {}
+    for line in recent:
+        for key, value in line.items():
+            if key.startswith(CLIPPED):
+                seen.setdefault(int(key.removeprefix(CLIPPED)), []).append(value)
+    timesteps = sorted(seen)
+    means = [sum(seen[timestep]) / len(seen[timestep]) for timestep in timesteps]
+    curve = Curve("clipped", [float(timestep) for timestep in timesteps], means)
+    return charts.svg([curve], width=340, height=170, x_name="timestep") if len(timesteps) > 1 else ""
 
 
 def _pairs(folder: RunFolder, drawn: Sequence[int]) -> list[Pair]:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from ddpo_cli import charts, grids
 from ddpo_cli.charts import Curve, nice_ticks
-from ddpo_cli.report import render
+from ddpo_cli.report import render, steps_chart
 from ddpo_cli.run_folder import RunFolder
 
 
@@ -64,6 +64,16 @@ def test_the_page_shows_curves_pictures_settings_and_versions(run, checked):
     for text in ("default for a LoRA", "ddpo-reward-jpeg 0.1.0", "ddpo-pocket 0.3.0", "3.11.9", "in kB"):
         assert text in page
     assert len(checked(page).images) == 2 * 2 + 2 * 3  # pairs of first and last, strips of three epochs
+
+
+def test_what_was_told_of_each_timestep_is_averaged_over_the_last_quarter():
+    lines = [
+        {"epoch": epoch, "clip_fraction/timestep-084": epoch / 10, "clip_fraction/timestep-667": 0.2}
+        for epoch in range(1, 9)
+    ]
+    chart = steps_chart(lines)
+    assert "timestep 84 · clipped 0.75" in chart  # epochs 7 and 8
+    assert steps_chart([{"epoch": 1, "clip_fraction/timestep-084": 0.1}]) == ""
 
 
 def test_first_and_last_picture_of_a_pair_differ(run, checked):
