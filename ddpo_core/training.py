@@ -160,6 +160,9 @@ class Trainer:
             check_scopes(task, self.accelerator.num_processes)
         if pretraining is not None:
             pretraining.check(self.accelerator.num_processes)
+        if "untrained" in estimator.needs:
+            with denoiser.untrained():  # where it cannot, it says so now, and not after the first round
+                pass
         self.estimator = estimator
         self.keeps_steps = "trajectory" in estimator.needs
         self.tasks = tasks

@@ -248,3 +248,21 @@ def brighten(estimator, epochs=8):
 def test_training_with_an_ode_raises_a_reward(estimator):
     means = brighten(estimator)
     assert means[-1] > means[0] + 0.1  # standard errors are 0.014
+
+
+def test_a_penalty_without_a_model_to_compare_with_is_refused_before_anything_is_sampled():
+    class Whole(ToyDenoiser):
+        def untrained(self):
+            raise UsageError("the model before training is only at hand with a LoRA")
+
+        def noise_pred(self, *_):
+            raise AssertionError("sampled")
+
+    info = RewardInfo(name="bright", summary="", factory="")
+    objective = Objective([Term("bright", 1.0, lambda images, prompts: images.mean((1, 2, 3)), info)])
+    task = Task(PromptStream([Prompt("a cat")], seed=0), objective)
+    parts = {"denoiser": Whole(), "sampler": DDIM(), "tasks": [task], "settings": Settings(num_steps=T)}
+    with pytest.raises(UsageError, match="only at hand with a LoRA"):
+        next(train(estimator=NegativeAware(kl_weight=0.1), **parts))
+    with pytest.raises(AssertionError, match="sampled"):
+        next(train(estimator=NegativeAware(), **parts))
