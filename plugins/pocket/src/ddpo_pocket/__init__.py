@@ -65,6 +65,10 @@ def ddpo_models() -> Iterable[ModelInfo]:
             estimators={
                 "grpo": {"estimator": "grpo,clip_range=0.0016"},
                 "dpok": {"estimator": "dpok,clip_range=0.0016"},
+                "nft": {"estimator": "nft,beta=0.1,timestep_count=4"},
+                "awm": {"estimator": "awm,timestep_count=4"},
+                # the reward's own gradient is so good a guide that larger steps run past the pictures
+                "draft": {"estimator": "draft,steps=2", "learning_rate": 5e-4},
             },
             judges=_JUDGES,
             doc="64 × 64 pictures of 45 animals, people, pairs, and animals at three activities.",
