@@ -6,7 +6,8 @@ Trains every estimator with every seed through `ddpo train`, each with the setti
 (`ddpo train --estimator NAME --dry-run` shows them), then looks at all runs with one `ddpo eval`: the same
 prompts and the same noise before and after. Prints a table, and writes compare.json, compare.csv and
 curves.csv. Runs that are finished are not run again, and one that was interrupted goes on.
-What stands after `--` goes to every `ddpo train`.
+What stands after `--` goes to every `ddpo train`. An estimator may have options: `--estimators rwr
+rwr,inverse_temperature=0` shows RWR beside plain denoising of what was sampled, which may raise a reward too.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--estimators", nargs="+", default=ESTIMATORS, metavar="NAME")
+    parser.add_argument("--estimators", nargs="+", default=ESTIMATORS, metavar="SPEC")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
     parser.add_argument("--queries", type=int, default=1280, help="pictures that are scored in each run")
     parser.add_argument("--reward", default="jpeg", metavar="SPEC")
@@ -76,7 +77,7 @@ def arguments() -> argparse.Namespace:
 
 
 def run_folder(options: argparse.Namespace, name: str, seed: int) -> Path:
-    return Path(options.out / f"{name}-{seed}")
+    return Path(options.out / f"{name.replace(',', '-')}-{seed}")
 
 
 def train(options: argparse.Namespace, name: str, seed: int) -> None:
@@ -202,10 +203,11 @@ def show(options: argparse.Namespace, found: Sequence[Result]) -> None:
     seeds = ", ".join(map(str, options.seeds))
     print(f"{options.reward} on {options.model}, {options.queries} reward queries, seeds {seeds}")
     print(f"change on {options.samples} pictures of the same prompts and noise; ± over seeds\n")
-    print(f"{'estimator':<12}{'change':>20}{'updates':>10}{'minutes':>10}")
+    width = max(len(each.estimator) for each in found)
+    print(f"{'estimator':<{width}}{'change':>20}{'updates':>10}{'minutes':>10}")
     for each in found:
         change = f"{each.change:+.3f} ± {each.stderr:.3f}"
-        print(f"{each.estimator:<12}{change:>20}{each.updates:>10}{each.seconds / 60:>10.1f}")
+        print(f"{each.estimator:<{width}}{change:>20}{each.updates:>10}{each.seconds / 60:>10.1f}")
 
 
 if __name__ == "__main__":
