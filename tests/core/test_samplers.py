@@ -4,7 +4,9 @@ On a Gaussian toy the best network is known, each step is affine, and the margin
 convergence are those of the methods: 1 for DDIM, DDPM and Euler, 2 for DPM-Solver++(2M).
 """
 
+import importlib.util
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -95,6 +97,15 @@ def test_a_model_of_the_other_path_is_refused_with_the_samplers_it_can_have(name
         sampler_of(name).schedule(ToyDenoiser(process=process_of(path)), 8)
     assert f"{name}: expected" in str(caught.value) and f"got a {path} model" in str(caught.value)
     assert all(fitting in str(caught.value.hint) for fitting in SAMPLERS[path])
+
+
+def test_the_page_on_samplers_says_what_samplers_and_estimators_declare():
+    folder = Path(__file__).parents[2] / "docs"
+    spec = importlib.util.spec_from_file_location("samplers_page", folder / "samplers.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    page = (folder / "samplers.md").read_text()
+    assert page == script.written(page, SHIPPED), "write its tables anew: python docs/samplers.py"
 
 
 class Good:
