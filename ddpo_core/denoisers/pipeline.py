@@ -25,9 +25,8 @@ from ddpo_core.denoisers.lora import Targets, lora_layers
 from ddpo_core.errors import CheckpointError, EnvironmentFault, UsageError
 from ddpo_core.types import Conditioning
 
-CACHE_BYTES = (
-    2 * 1024**3
-)  # of prompts' embeddings on the host: 9000 prompts of SD 1.5, 250 of FLUX in float32
+# prompts' embeddings kept on the host: 9000 prompts of SD 1.5, 250 of FLUX.1, in float32
+CACHE_BYTES = 2 * 1024**3
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 

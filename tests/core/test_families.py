@@ -250,10 +250,13 @@ def test_the_untrained_model_is_at_hand_when_the_network_is_wrapped(model, tmp_p
         model.network = nn.parallel.DistributedDataParallel(model.network)
         moved(model)
         trained = answer(model)
+        conditioning, timesteps = model.encode(["a cat"]), model.process.draw_timesteps(torch.tensor([0.5]))
+        noise_pred = model.noise_pred(torch.ones(1, *model.latent_shape), timesteps, conditioning)
         with model.untrained():
             torch.testing.assert_close(answer(model), before)
+        noise_pred.square().sum().backward()  # as a KL penalty does: forwards, without the LoRA, backwards
         torch.testing.assert_close(answer(model), trained)
-        assert all(parameter.requires_grad for parameter in model.trainable_parameters())
+        assert all(parameter.grad is not None for parameter in model.trainable_parameters())
         assert not any(name.startswith("module.") for name in model.trainable_state())
     finally:
         torch.distributed.destroy_process_group()
