@@ -20,7 +20,7 @@ from typing import Any
 import diffusers
 import torch
 
-from ddpo_core.denoisers.lora import lora_layers
+from ddpo_core.denoisers.lora import LORA_TARGETS, lora_layers
 from ddpo_core.denoisers.memory import passes
 
 RANK, ADAM_BYTES = 16, 16  # a weight, its gradient and two moments
@@ -85,9 +85,9 @@ def shapes(kind: str, config: dict[str, Any]) -> Iterator[tuple[str, torch.Size]
     yield from ((name, weight.shape) for name, weight in network.named_parameters())
 
 
-def lora_weights(found: dict[str, torch.Size]) -> int:
+def lora_weights(found: dict[str, torch.Size], kind: str) -> int:
     """Rank × (inputs + outputs) of every layer that is hit."""
-    ends = tuple(f".{layer}.weight" for layer in lora_layers(("attention",)))
+    ends = tuple(f".{layer}.weight" for layer in lora_layers(("attention",), LORA_TARGETS[kind]))
     return sum(
         RANK * (shape[0] + math.prod(shape[1:])) for name, shape in found.items() if name.endswith(ends)
     )
@@ -103,7 +103,7 @@ def main() -> None:
         vae = sum(
             math.prod(shape) for _, shape in shapes("AutoencoderKL", {**VAE, "latent_channels": channels})
         )
-        fixed = 2 * sum(map(math.prod, found.values())) + 4 * vae + ADAM_BYTES * lora_weights(found)
+        fixed = 2 * sum(map(math.prod, found.values())) + 4 * vae + ADAM_BYTES * lora_weights(found, kind)
         for batch, checkpointing in ((1, False), (1, True), (4, False), (4, True)):
             with tempfile.TemporaryDirectory() as folder:
                 write(Path(folder), part, kind, config, channels)

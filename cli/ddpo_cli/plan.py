@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ddpo_cli import specs, tasks
 from ddpo_cli.resolve import Resolved
 from ddpo_cli.settings import RunConfig
-from ddpo_core.denoisers.lora import lora_layers
+from ddpo_core.denoisers.lora import LORA_TARGETS, UNET, Targets, lora_layers
 
 if TYPE_CHECKING:
     from ddpo_core.discovery import Registry
@@ -145,7 +145,8 @@ def _sizes(config: RunConfig, registry: Registry) -> Sizes | None:
         return None
     options = specs.all_options(registry, "model", config.model)
     weights = sum(math.prod(shape) for shape in network.values())
-    lora = lora_weights(network, config.lora_rank, config.lora_targets)
+    known = LORA_TARGETS.get(str(_about(folder / part).get("_class_name")), UNET)
+    lora = lora_weights(network, config.lora_rank, config.lora_targets, known)
     trained = lora if config.lora_rank else weights
     width = BYTES[config.mixed_precision] if config.lora_rank else 4
     return Sizes(
@@ -181,9 +182,9 @@ def tensor_shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
         yield from ((name, about["shape"]) for name, about in header.items() if name != "__metadata__")
 
 
-def lora_weights(shapes: Mapping[str, list[int]], rank: int, targets: tuple[str, ...]) -> int:
+def lora_weights(shapes: Mapping[str, list[int]], rank: int, targets: tuple[str, ...], known: Targets) -> int:
     """Weights of a LoRA: rank × (inputs + outputs) of each layer that is hit; a kernel counts as inputs."""
-    layers = lora_layers(targets)
+    layers = lora_layers(targets, known)
     total = 0
     for name, shape in shapes.items():
         layer = name.removesuffix(".weight")
@@ -193,8 +194,13 @@ def lora_weights(shapes: Mapping[str, list[int]], rank: int, targets: tuple[str,
     return total
 
 
-def _trajectory_bytes(config: RunConfig, network: Path, vae_folder: Path) -> int:
+def _about(network: Path) -> dict[str, Any]:
     about: dict[str, Any] = json.loads((network / "config.json").read_text())
+    return about
+
+
+def _trajectory_bytes(config: RunConfig, network: Path, vae_folder: Path) -> int:
+    about = _about(network)
     size = about.get("sample_size") or (64 if network.name == "unet" else 128)
     area = size * size if isinstance(size, int) else int(math.prod(size))
     vae = json.loads((vae_folder / "config.json").read_text()) if vae_folder.is_dir() else {}

@@ -25,7 +25,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from ddpo_core.denoisers.lora import lora_layers
+from ddpo_core.denoisers.lora import LORA_TARGETS, UNET, lora_layers
 from ddpo_core.errors import UsageError
 
 FLUX_SIDE = 128  # its config does not say: 1024 pixels
@@ -67,9 +67,10 @@ def passes(
     with FakeTensorMode(), torch.device("cuda"), _default_dtype(dtype):
         network = _build(folder, "transformer" if (folder / "transformer").is_dir() else "unet")
         network.requires_grad_(not lora_targets)
+        ends = lora_layers(lora_targets, LORA_TARGETS.get(type(network).__name__, UNET))
         for name, weight in network.named_parameters():
             layer = name.removesuffix(".weight")
-            if any(layer == end or layer.endswith("." + end) for end in lora_layers(lora_targets)):
+            if any(layer == end or layer.endswith("." + end) for end in ends):
                 weight.requires_grad_(True)  # a LoRA keeps its layer's input, as a trained layer does
         with _fused_attention():
             inputs = _inputs(network, sample_batch_size * times, side)

@@ -73,3 +73,13 @@ def test_pictures_of_twice_the_size_need_four_times_the_memory_to_decode(tiny_pi
     vae_scale = 2  # two blocks
     size = 2 * vae_scale * latent_side(tiny_pipeline, None)
     assert counted(tiny_pipeline, size=size).decoding == pytest.approx(4 * own.decoding, rel=0.02)
+
+
+@pytest.mark.parametrize("fixture", ["tiny_sdxl", "tiny_sd3", "tiny_flux"])
+@pytest.mark.parametrize("lora_targets", [("attention",), ("all",), ()])
+def test_every_family_is_counted(request, fixture, lora_targets):
+    folder = request.getfixturevalue(fixture)
+    plain = counted(folder, lora_targets=lora_targets)
+    less = counted(folder, lora_targets=lora_targets, gradient_checkpointing=True)
+    assert 0 < less.training < plain.training
+    assert plain.sampling > 0 and plain.decoding > 0
