@@ -40,7 +40,7 @@ def ddpo_models():
     yield ModelInfo(
         name="flow-toy",
         summary="the toy, on another path",
-        factory="toy_world:load",
+        factory="toy_world:load_flow",
         path="flow",
         prompts="animals",
     )
@@ -87,6 +87,13 @@ class Stops:
         if self.calls == int(os.environ.get("TOY_CRASH_AT", 0)):
             raise RuntimeError("the judge has left the room")
         return images.mean((1, 2, 3))
+
+
+def load_flow(device="cpu", dtype=None):
+    from ddpo_core.processes import Flow
+    from ddpo_core.testing import ToyDenoiser
+
+    return ToyDenoiser(pixels=4, process=Flow())
 
 
 def load(device="cpu", dtype=None):
