@@ -280,9 +280,10 @@ class Loading:
         Raises `UsageError` for one of another class, `EnvironmentFault` where weights cannot be had.
         """
         check_pipeline_class(self.pretrained, family.__name__, self.revision)
+        is_home = self.pretrained.startswith("~")  # in `model,pretrained=~/folder` no shell has replaced it
         try:
             pipeline: P = family.from_pretrained(
-                self.pretrained,
+                Path(self.pretrained).expanduser() if is_home else self.pretrained,
                 revision=self.revision,
                 variant=self.variant,
                 dtype={"default": self.dtype, "vae": torch.float32},

@@ -142,3 +142,8 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradient(tiny_pipe
     assert forwards == [1, 2]
     for plain, checkpointed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, checkpointed)
+
+
+def test_a_folder_is_found_from_home(tiny_pipeline, monkeypatch):
+    monkeypatch.setenv("HOME", str(tiny_pipeline.parent))
+    assert load(pretrained=f"~/{tiny_pipeline.name}").latent_shape == (4, 8, 8)
