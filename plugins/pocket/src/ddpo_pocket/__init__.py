@@ -65,6 +65,23 @@ def ddpo_models() -> Iterable[ModelInfo]:
             estimators={
                 "grpo": {"estimator": "grpo,clip_range=0.0016"},
                 "dpok": {"estimator": "dpok,clip_range=0.0016"},
+                # from single rounds of four pictures of each animal, see docs/notes.md
+                "rwr": {
+                    "estimator": "rwr,inner_epochs=4",
+                    "learning_rate": 1e-3,
+                    "epochs": 10,
+                    "samples_per_epoch": 128,
+                    "updates_per_epoch": 8,
+                    "advantages": "group,size=4",
+                },
+                "rwr-sparse": {
+                    "estimator": "rwr-sparse,percentile=0.75,inner_epochs=16",
+                    "learning_rate": 1e-3,
+                    "epochs": 10,
+                    "samples_per_epoch": 128,
+                    "updates_per_epoch": 2,
+                    "advantages": "group,size=4",
+                },
                 "nft": {"estimator": "nft,beta=0.1,timestep_count=4"},
                 "awm": {"estimator": "awm,timestep_count=4"},
                 # the reward's own gradient is so good a guide that larger steps run past the pictures
