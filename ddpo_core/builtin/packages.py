@@ -1,0 +1,3 @@
+"""What the parts that need torch ask for."""
+
+INSTALL_TRAIN = 'pip install "ddpo[train]"'
