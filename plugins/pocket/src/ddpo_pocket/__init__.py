@@ -63,6 +63,8 @@ def ddpo_models() -> Iterable[ModelInfo]:
             },
             # the clip of `defaults`, for the others that clip
             estimators={
+                # one update a round, so small rounds: as many updates of as many samples as ddpo-is
+                "ddpo-sf": {"samples_per_epoch": 16},
                 "grpo": {"estimator": "grpo,clip_range=0.0016"},
                 "dpok": {"estimator": "dpok,clip_range=0.0016"},
                 # from single rounds of four pictures of each animal, see docs/notes.md
