@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--epsilons", nargs="+", default=["1e-6", "1e-8", "1e-10"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--num-steps", type=int, default=6)
     parser.add_argument("--out", type=Path, default=Path("runs/adam-epsilon"))
     options = parser.parse_args()
