@@ -32,8 +32,10 @@ class Diffusion:
 
     def scales(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise [b] float32 at integer timesteps [b]."""
-        alpha = self.alphas_cumprod.to(timesteps.device)[timesteps]
-        return alpha.sqrt().float(), (1 - alpha).sqrt().float()
+        tables = self.alphas_cumprod.sqrt(), (1 - self.alphas_cumprod).sqrt()
+        # float32 before the device: some devices have no float64
+        signal, noise = (table.float().to(timesteps.device)[timesteps] for table in tables)
+        return signal, noise
 
     def draw_timesteps(self, uniform: Tensor) -> Tensor:
         """Training timesteps [b] int64 for numbers [b] in [0, 1): each of the N is as likely."""

@@ -91,6 +91,12 @@ def quiet_loading() -> None:
         library.utils.logging.disable_progress_bar()
 
 
+def make_sampler(config: RunConfig, registry: Registry) -> Sampler:
+    """The transition kernel; it holds no weights."""
+    sampler: Sampler = registry.build("sampler", specs.find(registry, "sampler", config.sampler).spec)
+    return sampler
+
+
 def load_model(config: RunConfig, registry: Registry, *, adapted: bool = True) -> Model:
     """The model on its device; `adapted`: it knows which of its weights are trained."""
     import torch
@@ -98,7 +104,7 @@ def load_model(config: RunConfig, registry: Registry, *, adapted: bool = True) -
     quiet_loading()
     accelerator = make_accelerator(config)
     dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.mixed_precision]
-    sampler = registry.build("sampler", specs.find(registry, "sampler", config.sampler).spec)
+    sampler = make_sampler(config, registry)
     found = specs.find(registry, "model", config.model)
     denoiser: Denoiser = registry.build("model", found.spec, device=accelerator.device, dtype=dtype)
     if adapted:
@@ -121,8 +127,7 @@ def build(config: RunConfig, registry: Registry) -> Parts:
 
     quiet_loading()
     estimator = registry.build("estimator", specs.find(registry, "estimator", config.estimator).spec)
-    sampler = registry.build("sampler", specs.find(registry, "sampler", config.sampler).spec)
-    pairs.check_built(estimator, sampler, config, registry)
+    pairs.check_built(estimator, make_sampler(config, registry), config, registry)
     written = tasks_of(config)
     prompt_sets = [load_prompts(task.prompts, task.prompt, registry) for task in written]
     tasks = [

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ddpo_core.builtin.estimators import estimators
-from ddpo_core.builtin.models import models
-from ddpo_core.builtin.samplers import samplers
+from ddpo_core.builtin.estimators import ESTIMATORS
+from ddpo_core.builtin.models import MODELS
+from ddpo_core.builtin.samplers import SAMPLERS
 from ddpo_core.hookspecs import hookimpl
 from ddpo_core.info import EstimatorInfo, ModelInfo, PromptSetInfo, SamplerInfo
 from ddpo_core.prompt_sets import PROMPT_SETS
@@ -16,17 +16,17 @@ DDPO_PLUGIN_API = (1, 0)
 
 @hookimpl
 def ddpo_samplers() -> Iterable[SamplerInfo]:
-    return samplers()
+    return SAMPLERS
 
 
 @hookimpl
 def ddpo_estimators() -> Iterable[EstimatorInfo]:
-    return estimators()
+    return ESTIMATORS
 
 
 @hookimpl
 def ddpo_models() -> Iterable[ModelInfo]:
-    return models()
+    return MODELS
 
 
 @hookimpl

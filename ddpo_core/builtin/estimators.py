@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from ddpo_core.builtin.packages import INSTALL_TRAIN
@@ -156,10 +155,9 @@ PREDICTION_KL = Option(
     help="weight of the squared distance from the prediction of the model before training; 0: none",
 )
 
-
-def estimators() -> Iterable[EstimatorInfo]:
-    """Those that rate steps first."""
-    yield EstimatorInfo(
+# Those that rate steps first.
+ESTIMATORS: tuple[EstimatorInfo, ...] = (
+    EstimatorInfo(
         name="ddpo-is",
         summary="DDPO with importance sampling and PPO's clip; several updates per epoch",
         factory="ddpo_core.estimators.ddpo:ImportanceSampling",
@@ -168,8 +166,8 @@ def estimators() -> Iterable[EstimatorInfo]:
         install_hint=INSTALL_TRAIN,
         needs=("trajectory", "log_probs"),
         updates_per_epoch=4,
-    )
-    yield EstimatorInfo(
+    ),
+    EstimatorInfo(
         name="ddpo-sf",
         summary="DDPO's score function, that is REINFORCE; one update per epoch",
         factory="ddpo_core.estimators.ddpo:ScoreFunction",
@@ -179,8 +177,8 @@ def estimators() -> Iterable[EstimatorInfo]:
         needs=("trajectory", "log_probs"),
         updates_per_epoch=1,
         fixed_updates=True,
-    )
-    yield EstimatorInfo(
+    ),
+    EstimatorInfo(
         name="grpo",
         summary="group-relative: images of one prompt against each other, held near the model by KL",
         factory="ddpo_core.estimators.grpo:KLRegularised",
@@ -190,8 +188,8 @@ def estimators() -> Iterable[EstimatorInfo]:
         needs=("trajectory", "log_probs", "untrained"),
         updates_per_epoch=4,
         defaults={"advantages": "group,size=8"},
-    )
-    yield EstimatorInfo(
+    ),
+    EstimatorInfo(
         name="dpok",
         summary="DPOK: policy gradient towards one reward, held near the model by KL",
         factory="ddpo_core.estimators.grpo:KLRegularised",
@@ -201,8 +199,8 @@ def estimators() -> Iterable[EstimatorInfo]:
         needs=("trajectory", "log_probs", "untrained"),
         updates_per_epoch=4,
         defaults={"advantages": "batch"},
-    )
-    yield EstimatorInfo(
+    ),
+    EstimatorInfo(
         name="rwr",
         summary="reward-weighted regression: denoise the round's pictures again, each by exp(β · reward)",
         factory="ddpo_core.estimators.rwr:RewardWeighted",
@@ -210,8 +208,8 @@ def estimators() -> Iterable[EstimatorInfo]:
         requires=("torch",),
         install_hint=INSTALL_TRAIN,
         updates_per_epoch=4,
-    )
-    yield EstimatorInfo(
+    ),
+    EstimatorInfo(
         name="rwr-sparse",
         summary="the same with the round's best pictures only, from a percentile of the rewards on",
         factory="ddpo_core.estimators.rwr:Sparse",
@@ -219,8 +217,8 @@ def estimators() -> Iterable[EstimatorInfo]:
         requires=("torch",),
         install_hint=INSTALL_TRAIN,
         updates_per_epoch=4,
-    )
-    yield EstimatorInfo(
+    ),
+    EstimatorInfo(
         name="nft",
         summary="DiffusionNFT: a denoising loss that learns from good and bad samples; any sampler",
         factory="ddpo_core.estimators.nft:NegativeAware",
@@ -239,8 +237,8 @@ def estimators() -> Iterable[EstimatorInfo]:
         requires=("torch",),
         install_hint=INSTALL_TRAIN,
         updates_per_epoch=2,
-    )
-    yield EstimatorInfo(
+    ),
+    EstimatorInfo(
         name="awm",
         summary="advantage weighted matching: the denoising loss as log-likelihood; any sampler",
         factory="ddpo_core.estimators.awm:AdvantageWeightedMatching",
@@ -264,8 +262,8 @@ def estimators() -> Iterable[EstimatorInfo]:
         requires=("torch",),
         install_hint=INSTALL_TRAIN,
         updates_per_epoch=2,
-    )
-    yield EstimatorInfo(
+    ),
+    EstimatorInfo(
         name="draft",
         summary="DRaFT, AlignProp: the reward's own gradient through the last denoising steps",
         factory="ddpo_core.estimators.draft:BackPropagation",
@@ -295,4 +293,5 @@ def estimators() -> Iterable[EstimatorInfo]:
         install_hint=INSTALL_TRAIN,
         needs=("trajectory", "gradient"),
         updates_per_epoch=4,
-    )
+    ),
+)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from ddpo_core.builtin.packages import INSTALL_TRAIN
@@ -73,9 +72,9 @@ def _family(name: str, **about: Any) -> ModelInfo:
     )
 
 
-def models() -> Iterable[ModelInfo]:
-    """Families of diffusers pipelines."""
-    yield _family(
+# Families of diffusers pipelines.
+MODELS: tuple[ModelInfo, ...] = (
+    _family(
         "stable-diffusion",
         aliases=("sd",),
         summary="Stable Diffusion 1.x and 2.x, from a local folder or the Hugging Face hub",
@@ -83,8 +82,8 @@ def models() -> Iterable[ModelInfo]:
         options=LOADING,
         pipelines=("StableDiffusionPipeline",),
         doc="512 × 512 pictures (2.x: 768 × 768 for those that predict v).",
-    )
-    yield _family(
+    ),
+    _family(
         "sdxl",
         summary="Stable Diffusion XL: two text encoders, pictures of 1024 × 1024",
         factory="ddpo_core.denoisers.sdxl:load",
@@ -93,8 +92,8 @@ def models() -> Iterable[ModelInfo]:
         defaults={"guidance_scale": 5.0},
         doc="Trains the base model; the refiner is another pipeline. `size=512` costs a quarter of the memory"
         " of activations, and the model was trained on such pictures, too, before its last stage.",
-    )
-    yield _family(
+    ),
+    _family(
         "sd3",
         summary="Stable Diffusion 3 and 3.5: rectified flow in a transformer",
         factory="ddpo_core.denoisers.sd3:load",
@@ -104,8 +103,8 @@ def models() -> Iterable[ModelInfo]:
         # 10 steps to learn from are as good as 40 to look at (arXiv 2505.05470)
         defaults={"num_steps": 10, "guidance_scale": 4.5},
         doc="Learns from 10 steps at guidance 4.5, as Flow-GRPO does, which has pictures of `size=512`.",
-    )
-    yield _family(
+    ),
+    _family(
         "flux",
         summary="FLUX.1: rectified flow in a transformer, guidance built in",
         factory="ddpo_core.denoisers.flux:load",
@@ -116,4 +115,5 @@ def models() -> Iterable[ModelInfo]:
         doc="FLUX.1-dev is told a guidance scale (`embedded_guidance`) and needs one evaluation a step;"
         " `--guidance-scale` other than 1 adds classifier-free guidance on top. FLUX.1-schnell works with"
         " `max_sequence_length=256` and `--num-steps 4`.",
-    )
+    ),
+)

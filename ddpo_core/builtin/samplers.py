@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from ddpo_core.builtin.packages import INSTALL_TRAIN
@@ -28,10 +27,9 @@ FLOW_SPACING = replace(
     help="T equal parts of σ from 1 to 0, or T values from 1 to 1/N; the model's own choice unless given",
 )
 
-
-def samplers() -> Iterable[SamplerInfo]:
-    """Transition kernels, those of diffusion models first."""
-    yield SamplerInfo(
+# Transition kernels, those of diffusion models first.
+SAMPLERS: tuple[SamplerInfo, ...] = (
+    SamplerInfo(
         name="ddim",
         summary="DDIM with stochasticity eta; eta=1 is DDPM",
         factory="ddpo_core.samplers.ddim:DDIM",
@@ -39,8 +37,8 @@ def samplers() -> Iterable[SamplerInfo]:
         requires=("torch",),
         install_hint=INSTALL_TRAIN,
         doc="arXiv 2010.02502, Eq. 12 and 16",
-    )
-    yield SamplerInfo(
+    ),
+    SamplerInfo(
         name="ddim-tilted",
         summary="DDIM with more noise in one half of the picture: the pattern for non-isotropic noise",
         factory="ddpo_core.samplers.ddim_tilted:TiltedDDIM",
@@ -59,8 +57,8 @@ def samplers() -> Iterable[SamplerInfo]:
         requires=("torch",),
         install_hint=INSTALL_TRAIN,
         doc="after arXiv 2010.02502, Eq. 12 and 16, element by element",
-    )
-    yield SamplerInfo(
+    ),
+    SamplerInfo(
         name="ddpm",
         summary="DDPM's ancestral sampling",
         factory="ddpo_core.samplers.ddpm:DDPM",
@@ -77,8 +75,8 @@ def samplers() -> Iterable[SamplerInfo]:
         requires=("torch",),
         install_hint=INSTALL_TRAIN,
         doc="arXiv 2006.11239, Eq. 6, 7 and 11",
-    )
-    yield SamplerInfo(
+    ),
+    SamplerInfo(
         name="flow-sde",
         summary="Flow-GRPO's SDE for flow models, with noise on every step",
         factory="ddpo_core.samplers.flow_sde:FlowSDE",
@@ -97,8 +95,8 @@ def samplers() -> Iterable[SamplerInfo]:
         install_hint=INSTALL_TRAIN,
         paths=("flow",),
         doc="arXiv 2505.05470, Eq. 9–10",
-    )
-    yield SamplerInfo(
+    ),
+    SamplerInfo(
         name="cps",
         summary="coefficients-preserving sampling for flow models: noise that leaves no trace in the picture",
         factory="ddpo_core.samplers.cps:CPS",
@@ -117,8 +115,8 @@ def samplers() -> Iterable[SamplerInfo]:
         install_hint=INSTALL_TRAIN,
         paths=("flow",),
         doc="arXiv 2509.05952",
-    )
-    yield SamplerInfo(
+    ),
+    SamplerInfo(
         name="flow-ode",
         summary="Euler's method for flow models, without noise",
         factory="ddpo_core.samplers.flow_ode:FlowODE",
@@ -128,8 +126,8 @@ def samplers() -> Iterable[SamplerInfo]:
         paths=("flow",),
         has_log_prob=False,
         doc="arXiv 2209.03003",
-    )
-    yield SamplerInfo(
+    ),
+    SamplerInfo(
         name="dpm++",
         summary="DPM-Solver++(2M), without noise: good pictures in few steps",
         factory="ddpo_core.samplers.dpm:DPMSolver",
@@ -139,4 +137,5 @@ def samplers() -> Iterable[SamplerInfo]:
         paths=("diffusion", "flow"),
         has_log_prob=False,
         doc="arXiv 2211.01095, Algorithm 2",
-    )
+    ),
+)

@@ -241,7 +241,10 @@ def _kept(network: Any, inputs: dict[str, Any], gradient_checkpointing: bool) ->
 
 
 class _Fused(torch.autograd.Function):
-    """Attention as a fused kernel keeps it: query, key, value, the result, and one number for each row."""
+    """Attention as a fused kernel keeps it: query, key, value, the result, and one number for each row.
+
+    It has a way forward only; nothing is ever sent back through shapes.
+    """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -249,10 +252,6 @@ class _Fused(torch.autograd.Function):
         rows = query.new_empty(query.shape[:-1], dtype=torch.float32)
         ctx.save_for_backward(query, key, value, output, rows)
         return output
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        raise NotImplementedError("shapes only")
 
 
 @contextmanager

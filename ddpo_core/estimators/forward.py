@@ -42,10 +42,11 @@ def noise_and_uniform(
 ) -> tuple[Tensor, Tensor]:
     """Standard normal noise [b, c, h, w] and a number in [0, 1) [b] float64 for each sample's `draw`-th look.
 
+    The noise is on `device`, the numbers on the host: some devices have no float64.
     `process.draw_timesteps` makes a timestep of the number.
     """
     drawn = draw_seeds(seeds, draw)
-    return Noise(drawn, latent_shape, device).draw(), uniform(drawn).to(device)
+    return Noise(drawn, latent_shape, device).draw(), uniform(drawn)
 
 
 # ---- minibatches -------------------------------------------------------------------------------------

@@ -160,7 +160,7 @@ class RewardWeighted:
                     weight=len(chunk) / len(kept) / self.timestep_count,
                     clean=clean,
                     noise=noise,
-                    timesteps=timesteps,
+                    timesteps=timesteps.to(device),
                     conditioning={
                         name: tensor[rows].to(device) for name, tensor in trajectory.conditioning.items()
                     },

@@ -14,10 +14,11 @@ def of(toys, **flags):
 
 
 def built(toys, **flags):
+    """The estimator and the sampler, once they have been checked."""
     config = of(toys, **flags).config
-    check_built(
-        toys.build("estimator", config.estimator), toys.build("sampler", config.sampler), config, toys
-    )
+    estimator, sampler = toys.build("estimator", config.estimator), toys.build("sampler", config.sampler)
+    check_built(estimator, sampler, config, toys)
+    return estimator, sampler
 
 
 @pytest.mark.parametrize("estimator", ["ddpo-is", "ddpo-sf", "grpo", "dpok"])
@@ -29,7 +30,8 @@ def test_an_estimator_that_rates_steps_is_refused_a_sampler_without_noise(toys, 
 
 
 def test_such_an_estimator_takes_a_sampler_with_noise(toys):
-    built(toys, estimator="grpo", sampler="ddim,eta=0.3")
+    estimator, sampler = built(toys, estimator="grpo", sampler="ddim,eta=0.3")
+    assert "log_probs" in estimator.needs and sampler.has_log_prob
 
 
 def test_an_estimator_that_looks_at_the_model_before_training_needs_a_lora(toys):
