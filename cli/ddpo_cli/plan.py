@@ -155,7 +155,13 @@ def _sizes(config: RunConfig, registry: Registry) -> Sizes | None:
         model_bytes=weights * width
         + _frozen_bytes(folder, config, bool(options.get("offload_text_encoders"))),
         optimiser_bytes=trained * 4 * (ADAM_COPIES if config.lora_rank else ADAM_COPIES - 1),
-        trajectory_bytes=_trajectory_bytes(config, folder / part, folder / "vae"),
+        trajectory_bytes=_trajectory_bytes(
+            config,
+            folder / part,
+            folder / "vae",
+            size=options.get("size"),
+            keeps_steps="trajectory" in specs.find(registry, "estimator", config.estimator).info.needs,
+        ),
     )
 
 
@@ -194,16 +200,21 @@ def lora_weights(shapes: Mapping[str, list[int]], rank: int, targets: tuple[str,
     return total
 
 
-def _about(network: Path) -> dict[str, Any]:
-    about: dict[str, Any] = json.loads((network / "config.json").read_text())
+def _about(part: Path) -> dict[str, Any]:
+    """The config of a part of the pipeline."""
+    about: dict[str, Any] = json.loads((part / "config.json").read_text())
     return about
 
 
-def _trajectory_bytes(config: RunConfig, network: Path, vae_folder: Path) -> int:
-    about = _about(network)
-    size = about.get("sample_size") or (64 if network.name == "unet" else 128)
-    area = size * size if isinstance(size, int) else int(math.prod(size))
-    vae = json.loads((vae_folder / "config.json").read_text()) if vae_folder.is_dir() else {}
+def _trajectory_bytes(
+    config: RunConfig, network: Path, vae_folder: Path, *, size: int | None, keeps_steps: bool
+) -> int:
+    """An epoch's latents, of every step or the finished ones, and its pictures; float32."""
+    vae = _about(vae_folder) if vae_folder.is_dir() else {}
     scale: int = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
+    own = _about(network).get("sample_size") or (64 if network.name == "unet" else 128)
+    side = own if size is None else size // scale
+    area = side * side if isinstance(side, int) else int(math.prod(side))
     latents, pixels = int(vae.get("latent_channels", 4)) * area, 3 * area * scale**2
-    return config.samples_per_epoch * 4 * ((config.num_steps + 1) * latents + pixels)
+    kept = config.num_steps + 1 if keeps_steps else 1
+    return config.samples_per_epoch * 4 * (kept * latents + pixels)

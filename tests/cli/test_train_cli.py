@@ -197,6 +197,23 @@ def test_the_dry_run_counts_a_lora_as_peft_does(ddpo, tiny_pipeline):
         assert json.loads(done.out)["plan"]["sizes"]["trainable_weights"] == trained
 
 
+@pytest.mark.parametrize(
+    ("estimator", "size", "latents"),
+    [
+        ("ddpo-is", 16, 6 * 4 * 8 * 8),  # five steps and the noise before them
+        ("nft", 16, 4 * 8 * 8),  # the finished ones alone
+        ("nft", 32, 4 * 16 * 16),
+    ],
+)
+def test_the_dry_run_counts_the_trajectories_that_are_kept(ddpo, tiny_pipeline, estimator, size, latents):
+    model = f"stable-diffusion,pretrained={tiny_pipeline},size={size}"
+    done = ddpo(
+        "train", "--reward", "brightness", "--plugin", TOY_WORLD, "--model", model, "--estimator", estimator,
+        "--num-steps", 5, "--samples-per-epoch", 8, "--dry-run", "--json", "--no-measure",
+    )  # fmt: skip
+    assert json.loads(done.out)["plan"]["sizes"]["trajectory_bytes"] == 8 * 4 * (latents + 3 * size * size)
+
+
 def test_a_failure_with_json_is_json(ddpo):
     done = ddpo("train", "--reward", "brightnes", "--dry-run", "--json", *TOY)
     assert done.code == 2
