@@ -7,8 +7,8 @@ from pathlib import Path
 
 import tomli_w
 
-from ddpo_cli.resolve import ORIGINS, Resolved
-from ddpo_cli.settings import RunConfig, Setting, declared
+from ddpo_core.config.resolve import ORIGINS, Resolved
+from ddpo_core.config.settings import RunConfig, Setting, declared
 from ddpo_core.errors import CheckpointError
 
 OPENING = """\

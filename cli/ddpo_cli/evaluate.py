@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddpo_cli import config_file, eval_show, parts, specs
+from ddpo_cli import config_file, eval_show
 from ddpo_cli.eval_matrix import (
     BASE,
     Column,
@@ -25,11 +25,12 @@ from ddpo_cli.eval_matrix import (
 )
 from ddpo_cli.live import wants_live
 from ddpo_cli.records import Record, records_of
-from ddpo_cli.resolve import Layer, resolve
 from ddpo_cli.run_folder import RunFolder
-from ddpo_cli.settings import RunConfig
-from ddpo_cli.tasks import rewards_of, tasks_of
 from ddpo_core import spec as grammar
+from ddpo_core.config import parts, specs
+from ddpo_core.config.resolve import Layer, resolve
+from ddpo_core.config.settings import RunConfig
+from ddpo_core.config.task_specs import rewards_of, tasks_of
 from ddpo_core.errors import DdpoError, UsageError
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def _look(
     seed: int,
 ) -> Look:
     """Resolve sources and prompt sets. Raises `UsageError` for models that cannot be compared."""
-    from ddpo_cli.train import make_registry
+    from ddpo_core.config.resolve import make_registry
 
     layers = [_layer(text, alone=len(sources) == 1) for text in sources]
     stored = [file for layer in layers for file in _texts(layer.values.get("plugin"))]

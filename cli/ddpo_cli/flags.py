@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from ddpo_cli.settings import LEARNING, RUN, WHAT, Setting, declared
+from ddpo_core.config.settings import LEARNING, RUN, WHAT, Setting, declared
 
 Command = TypeVar("Command", bound=Callable[..., None])
 BESIDES = inspect.Parameter.KEYWORD_ONLY

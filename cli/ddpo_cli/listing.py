@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from ddpo_cli.console import emit_json, style, table
-from ddpo_cli.score import score
+from ddpo_cli.rewards.score import score
 from ddpo_core import __version__
 from ddpo_core.discovery import KINDS, Entry, Plugin, Registry, missing_packages, registry
 from ddpo_core.info import EstimatorInfo, ModelInfo, Option, RewardInfo, SamplerInfo

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ddpo_cli.parts import load_model, require_torch
-from ddpo_cli.settings import RunConfig
+from ddpo_core.config.parts import load_model, require_torch
+from ddpo_core.config.settings import RunConfig
 
 if TYPE_CHECKING:
     from ddpo_core.discovery import Registry

@@ -6,9 +6,9 @@ import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ddpo_cli import specs
 from ddpo_cli.plan import Sizes, model_folder
-from ddpo_cli.settings import RunConfig
+from ddpo_core.config import specs
+from ddpo_core.config.settings import RunConfig
 from ddpo_core.errors import DdpoError
 
 if TYPE_CHECKING:

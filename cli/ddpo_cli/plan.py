@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpo_cli import specs, tasks
-from ddpo_cli.resolve import Resolved
-from ddpo_cli.settings import RunConfig
+from ddpo_core.config import specs, task_specs
+from ddpo_core.config.resolve import Resolved
+from ddpo_core.config.settings import RunConfig
 from ddpo_core.denoisers.lora import LORA_TARGETS, UNET, Targets, lora_layers
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def make_plan(config: RunConfig, registry: Registry) -> Plan:
     steps = trained_steps(config.num_steps, options)
     each = steps if options.get("update_per_timestep") else 1
     pretraining = 1 if config.pretrain else 0
-    turns = tasks.tasks_of(config)
+    turns = task_specs.tasks_of(config)
     samples = config.samples_per_epoch * len(turns)
     # a mixer of gradients sends every sample back once for each reward
     backward = max(len(turns[0].reward), 1) if config.mixer == "pcgrad" else 1
@@ -80,7 +80,7 @@ def make_plan(config: RunConfig, registry: Registry) -> Plan:
     return Plan(
         samples_per_epoch=samples,
         samples=samples * config.epochs,
-        reward_queries=config.samples_per_epoch * config.epochs * len(tasks.rewards_of(config)),
+        reward_queries=config.samples_per_epoch * config.epochs * len(task_specs.rewards_of(config)),
         updates=(config.updates_per_epoch * rounds * each * len(turns) + pretraining) * config.epochs,
         samples_per_update=config.samples_per_epoch // config.updates_per_epoch,
         per_epoch=per_epoch,

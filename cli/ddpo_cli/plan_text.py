@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ddpo_cli.live import duration
 from ddpo_cli.plan import Plan, Sizes
-from ddpo_cli.resolve import Resolved
-from ddpo_cli.settings import RunConfig, declared
+from ddpo_core.config.resolve import Resolved
+from ddpo_core.config.settings import RunConfig, declared
 
 if TYPE_CHECKING:
     from ddpo_cli.measure import Measured

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpo_cli import specs, tasks
-from ddpo_cli.settings import RunConfig
 from ddpo_core import spec as grammar
+from ddpo_core.config import specs, task_specs
+from ddpo_core.config.settings import RunConfig
 from ddpo_core.errors import EnvironmentFault, UsageError
 from ddpo_core.judges import locate, sha256
 
@@ -26,7 +26,7 @@ HASHED_END = 1 << 16
 def describe(config: RunConfig, registry: Registry) -> dict[str, Any]:
     """The record of a run's parts."""
     rewards = {}
-    trained = tasks.rewards_of(config)
+    trained = task_specs.rewards_of(config)
     for text in (*trained, *config.watch):
         found = specs.find(registry, "reward", text)
         rewards[found.spec.label] = {
@@ -121,4 +121,6 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]
 
 def labels(config: RunConfig) -> dict[str, float]:
     """Label → weight of the rewards that are trained on."""
-    return {spec.label: spec.weight for spec in grammar.parse_all(tasks.rewards_of(config), weighted=True)}
+    return {
+        spec.label: spec.weight for spec in grammar.parse_all(task_specs.rewards_of(config), weighted=True)
+    }

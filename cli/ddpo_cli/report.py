@@ -20,7 +20,7 @@ from ddpo_cli.charts import Curve
 from ddpo_cli.live import duration
 from ddpo_cli.pages import PIXELATED_BELOW, Shot, data_uri
 from ddpo_cli.run_folder import Metrics, RunFolder, best_epoch, write_atomic
-from ddpo_cli.settings import declared
+from ddpo_core.config.settings import declared
 
 LEARNING = {
     "loss": "Loss",

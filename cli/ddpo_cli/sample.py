@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ddpo_cli import config_file, grids, parts
-from ddpo_cli.resolve import Layer, resolve
+from ddpo_cli import config_file, grids
 from ddpo_cli.run_folder import RunFolder, write_atomic
-from ddpo_cli.settings import RunConfig
+from ddpo_core.config import parts
+from ddpo_core.config.resolve import Layer, resolve
+from ddpo_core.config.settings import RunConfig
 from ddpo_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def sample(
 
 
 def _of_run(run: RunFolder, values: dict[str, object]) -> tuple[RunConfig, Registry]:
-    from ddpo_cli.train import make_registry
+    from ddpo_core.config.resolve import make_registry
 
     stored, _ = config_file.stored(run.config)
     layers = [Layer(f"run {run.root}", stored), Layer("flag", values)]
@@ -72,7 +73,7 @@ def _of_run(run: RunFolder, values: dict[str, object]) -> tuple[RunConfig, Regis
 
 
 def _of_model(source: str, values: dict[str, object]) -> tuple[RunConfig, Registry]:
-    from ddpo_cli.train import make_registry
+    from ddpo_core.config.resolve import make_registry
 
     registry = make_registry([])
     return resolve([Layer("flag", {**values, "model": source})], registry, to_train=False).config, registry

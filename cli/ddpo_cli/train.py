@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,10 +13,18 @@ import typer
 from ddpo_cli import config_file, flags, provenance
 from ddpo_cli.flags import with_setting_flags
 from ddpo_cli.live import Header, View, make_view
-from ddpo_cli.resolve import CLIP_RANGE, Layer, Resolved, from_file, from_preset, resolve
 from ddpo_cli.run_folder import RunFolder
-from ddpo_cli.settings import RunConfig, declared
-from ddpo_cli.tasks import TaskText, tasks_of
+from ddpo_core.config.resolve import (
+    CLIP_RANGE,
+    Layer,
+    Resolved,
+    from_file,
+    from_preset,
+    make_registry,
+    resolve,
+)
+from ddpo_core.config.settings import RunConfig, declared
+from ddpo_core.config.task_specs import TaskText, tasks_of
 from ddpo_core.errors import DdpoError, UsageError
 
 if TYPE_CHECKING:
@@ -94,21 +101,6 @@ def train(
         folder.write_json(folder.plugins, plugins)
         write_config(folder, resolved)
     _run(folder, resolved, registry, make_header(folder, resolved.config, plugins), None)
-
-
-def make_registry(layers: Sequence[Layer]) -> Registry:
-    """What is installed, and the plugin files that some layer names."""
-    from ddpo_core.discovery import registry
-
-    files = [str(file) for layer in layers for file in _as_list(layer.values.get("plugin", ()))]
-    found = registry()
-    for file in dict.fromkeys(files):
-        found = found.with_file(Path(file))
-    return found
-
-
-def _as_list(value: object) -> list[object]:
-    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def default_folder(config: RunConfig) -> Path:
@@ -209,7 +201,7 @@ def _run(
 
 def _begin(folder: RunFolder, resolved: Resolved, registry: Registry, view: View) -> Session:
     """The session; where it cannot be, a folder in which nothing has happened goes again."""
-    from ddpo_cli import parts
+    from ddpo_core.config import parts
 
     try:
         parts.require_torch()

@@ -5,8 +5,9 @@ from dataclasses import asdict
 
 import pytest
 
-from ddpo_cli import config_file, presets
-from ddpo_cli.resolve import Layer, from_file, resolve
+from ddpo_cli import config_file
+from ddpo_core.config import presets
+from ddpo_core.config.resolve import Layer, from_file, resolve
 from ddpo_core.denoisers import detect
 from ddpo_core.errors import BatchError, SpecError, UnknownName, UsageError
 
@@ -209,7 +210,7 @@ def test_a_sampler_for_another_kind_of_model_is_refused_with_those_that_fit(toys
 
 @pytest.mark.parametrize("name", presets.names())
 def test_every_preset_that_ships_has_known_keys_and_batches_that_divide(toys, name):
-    from ddpo_cli.resolve import from_preset
+    from ddpo_core.config.resolve import from_preset
 
     # its reward and model may not be installed where this test runs
     resolved = resolve([from_preset(name), Layer("flag", {"model": "toy", "reward": ["brightness"]})], toys)

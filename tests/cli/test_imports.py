@@ -16,7 +16,8 @@ CLI = sorted((ROOT / "cli").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins").glob("*/src/**/*.py"))
 
 # What each layer of the core may import of the core besides itself: types, errors ← protocols ← the path's
-# modules ← training. Finding plugins stands beside the path: it knows records, not what is done with them.
+# modules ← training ← config. Finding plugins stands beside the path: it knows records, not what is done
+# with them.
 WORDS = {"errors", "types", "info", "batches", "constraints"}
 CONTRACT = WORDS | {"protocols", "hookspecs", "spec", "judges"}
 PATH = {
@@ -39,12 +40,14 @@ PATH = {
 }
 FINDING = {"plugins", "options", "discovery", "builtin"}
 TRAINING = {"training", "checkpoint", "diagnostics", "judgement", "selfcheck", "sharing", "tasks", "updating"}
+CONFIG = {"config"}
 LAYERS = [
     (WORDS, WORDS),
     (CONTRACT, CONTRACT),
     (PATH, CONTRACT | PATH),
     (FINDING, CONTRACT | FINDING | {"prompt_sets", ""}),
     (TRAINING, CONTRACT | PATH | TRAINING),
+    (CONFIG, CONTRACT | PATH | FINDING | TRAINING | CONFIG),
 ]
 
 

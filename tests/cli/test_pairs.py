@@ -2,8 +2,8 @@
 
 import pytest
 
-from ddpo_cli.pairs import check_built
-from ddpo_cli.resolve import Layer, resolve
+from ddpo_core.config.pairs import check_built
+from ddpo_core.config.resolve import Layer, resolve
 from ddpo_core.errors import UsageError
 
 TOY = Layer("preset toy", {"model": "toy", "reward": ["brightness"]})

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ddpo_cli import config_file, tasks
-from ddpo_cli.constraints import separate, split, written
-from ddpo_cli.resolve import Layer, from_file, resolve
-from ddpo_cli.tasks import TaskText
+from ddpo_cli import config_file
+from ddpo_core.config import task_specs
+from ddpo_core.config.constraint_specs import separate, split, written
+from ddpo_core.config.resolve import Layer, from_file, resolve
+from ddpo_core.config.task_specs import TaskText
 from ddpo_core.errors import BatchError, SpecError, UnknownName, UsageError
 
 TOY_WORLD = Path(__file__).with_name("toy_world.py")
@@ -43,8 +44,8 @@ def train(ddpo, *arguments):
     ],
 )
 def test_a_task_is_written_as_for_train_and_reads_back_the_same(text, task):
-    assert tasks.parse(text) == task
-    assert tasks.parse(str(task)) == task
+    assert task_specs.parse(text) == task
+    assert task_specs.parse(str(task)) == task
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_a_task_is_written_as_for_train_and_reads_back_the_same(text, task):
 )
 def test_a_task_that_cannot_be_read_says_why(text, message):
     with pytest.raises((UsageError, UnknownName)) as caught:
-        tasks.parse(text)
+        task_specs.parse(text)
     assert message in str(caught.value)
 
 
@@ -108,7 +109,7 @@ def test_one_label_in_two_tasks_is_refused(toys):
 
 def test_each_reward_is_a_task_where_they_take_turns(toys):
     config = of(toys, reward=["brightness", "brightness:2,as=b"], mixer="sequential")
-    assert [(task.name, task.reward, task.prompts) for task in tasks.tasks_of(config)] == [
+    assert [(task.name, task.reward, task.prompts) for task in task_specs.tasks_of(config)] == [
         ("brightness", ("brightness",), "animals"),
         ("b", ("brightness:2,as=b",), "animals"),
     ]
@@ -132,7 +133,7 @@ def test_a_config_with_tasks_and_constraints_reads_back_the_same(toys, tmp_path)
     path.write_text(config_file.dumps(first))
     assert resolve([from_file(path)], toys).config == first.config
     assert tomllib.loads(path.read_text())["task"][1] == "--name variety --reward variety --group-size 4"
-    assert [task.group_size for task in tasks.tasks_of(first.config)] == [1, 4]
+    assert [task.group_size for task in task_specs.tasks_of(first.config)] == [1, 4]
 
 
 def test_two_tasks_train_in_turns(ddpo):

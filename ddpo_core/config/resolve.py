@@ -14,10 +14,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpo_cli import constraints, pairs, presets, specs, tasks
-from ddpo_cli.nearest import did_you_mean
-from ddpo_cli.settings import DERIVED, RunConfig, Setting, declared
 from ddpo_core.batches import check_batches
+from ddpo_core.config import constraint_specs, pairs, presets, specs, task_specs
+from ddpo_core.config.nearest import did_you_mean
+from ddpo_core.config.settings import DERIVED, RunConfig, Setting, declared
 from ddpo_core.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
@@ -61,6 +61,18 @@ def from_file(path: Path) -> Layer:
 def from_preset(name: str) -> Layer:
     """The layer of a preset. Raises `UnknownName`."""
     return Layer(f"preset {name}", presets.read(name))
+
+
+def make_registry(layers: Sequence[Layer]) -> Registry:
+    """What is installed, and the plugin files that some layer names."""
+    from ddpo_core.discovery import registry
+
+    given = (layer.values.get("plugin", ()) for layer in layers)
+    files = [str(file) for some in given for file in (some if isinstance(some, list | tuple) else [some])]
+    found = registry()
+    for file in dict.fromkeys(files):
+        found = found.with_file(Path(file))
+    return found
 
 
 def resolve(layers: Sequence[Layer], registry: Registry, *, to_train: bool = True) -> Resolved:
@@ -176,7 +188,7 @@ def _updates(values: Mapping[str, Any], registry: Registry) -> tuple[object, str
 
 def _group_size(values: Mapping[str, Any], registry: Registry) -> tuple[object, str]:
     rewards = [*values["reward"], *values["watch"]]  # a task's rewards speak for that task alone
-    rewards += [str(constraints.split(text)[0]) for text in values["constraint"]]
+    rewards += [str(constraint_specs.split(text)[0]) for text in values["constraint"]]
     return specs.group_size(registry, values["advantages"], rewards)
 
 
@@ -238,9 +250,9 @@ def _texts(origin: str, setting: Setting, value: object) -> tuple[str, ...]:
     texts = []
     for item in items:
         if setting.name == "task" and isinstance(item, dict):
-            item = tasks.from_table(f"{origin}: [[task]]", item)
+            item = task_specs.from_table(f"{origin}: [[task]]", item)
         if setting.name == "task" and isinstance(item, str) and item.endswith(".toml"):
-            texts += tasks.from_file(Path(item))
+            texts += task_specs.from_file(Path(item))
             continue
         if isinstance(item, dict) and setting.name in ("reward", "watch"):
             item = specs.from_table(f"{origin}: [[{setting.name}]]", item)
@@ -285,7 +297,7 @@ def _check(config: RunConfig, origins: Mapping[str, str], registry: Registry) ->
             "no reward to train towards",
             hint="add --reward NAME, for instance --reward jpeg; `ddpo rewards list` shows what is installed",
         )
-    if not all(task.prompts or task.prompt for task in tasks.tasks_of(config)):
+    if not all(task.prompts or task.prompt for task in task_specs.tasks_of(config)):
         raise UsageError(
             f"model '{config.model}' has no prompt set of its own",
             hint="add --prompts NAME (see `ddpo prompts list`) or --prompt TEXT",
@@ -300,7 +312,7 @@ def _check(config: RunConfig, origins: Mapping[str, str], registry: Registry) ->
             hint=f"add --updates-per-epoch {estimator.updates_per_epoch}, or take --estimator ddpo-is",
         )
     pairs.check(config, registry)
-    for task in tasks.tasks_of(config):
+    for task in task_specs.tasks_of(config):
         check_batches(
             samples_per_epoch=config.samples_per_epoch,
             sample_batch_size=config.sample_batch_size,

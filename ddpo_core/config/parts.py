@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ddpo_cli import constraints, pairs, specs
-from ddpo_cli.settings import RunConfig
-from ddpo_cli.tasks import TaskText, tasks_of
 from ddpo_core import spec as grammar
+from ddpo_core.config import constraint_specs, pairs, specs
+from ddpo_core.config.settings import RunConfig
+from ddpo_core.config.task_specs import TaskText, tasks_of
 from ddpo_core.errors import EnvironmentFault, UsageError
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def make_objective(config: RunConfig, registry: Registry, task: TaskText, *, wit
     terms = [make_term(registry, text, watched=False) for text in task.reward]
     terms += [make_term(registry, text, watched=True) for text in config.watch if with_watched]
     labels = {term.label for term in terms}
-    bounds = (constraints.split(text)[1] for text in config.constraint)
+    bounds = (constraint_specs.split(text)[1] for text in config.constraint)
     return Objective(
         terms,
         MIXERS.get(config.mixer, GDPO)(),  # tasks that take turns mix the rewards of one task as gdpo does

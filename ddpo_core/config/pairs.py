@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ddpo_cli import specs
-from ddpo_cli.settings import RunConfig
-from ddpo_cli.tasks import rewards_of
+from ddpo_core.config import specs
+from ddpo_core.config.settings import RunConfig
+from ddpo_core.config.task_specs import rewards_of
 from ddpo_core.errors import UsageError
 
 if TYPE_CHECKING:

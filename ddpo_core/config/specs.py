@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpo_cli import constraints, tasks
-from ddpo_cli.nearest import did_you_mean
-from ddpo_cli.settings import RunConfig
 from ddpo_core import spec as grammar
+from ddpo_core.config import constraint_specs, task_specs
+from ddpo_core.config.nearest import did_you_mean
+from ddpo_core.config.settings import RunConfig
 from ddpo_core.errors import UnknownName, UsageError
 from ddpo_core.info import Info, Option
 from ddpo_core.options import check_options
@@ -159,7 +159,7 @@ def canonical(config: RunConfig, registry: Registry) -> RunConfig:
         grammar.parse(text, weighted=True).label
         for text in (*reward, *watch, *(text for each in task for text in each.reward))
     ]
-    constraint, unscored = constraints.separate(config.constraint, labels)
+    constraint, unscored = constraint_specs.separate(config.constraint, labels)
     watch += [_reward(registry, config.model, text) for text in unscored]
     config = replace(
         config,
@@ -179,12 +179,12 @@ def canonical(config: RunConfig, registry: Registry) -> RunConfig:
         if watched.weight != 1:
             raise watched.error("--watch scores without training, so it takes no weight")
     # refuses two with one label
-    grammar.parse_all((*tasks.rewards_of(config), *config.watch), weighted=True)
+    grammar.parse_all((*task_specs.rewards_of(config), *config.watch), weighted=True)
     return config
 
 
-def _task(registry: Registry, model: str, advantages: str, text: str) -> tasks.TaskText:
-    task = tasks.parse(text)
+def _task(registry: Registry, model: str, advantages: str, text: str) -> task_specs.TaskText:
+    task = task_specs.parse(text)
     size, _ = group_size(registry, advantages, task.reward)
     return replace(
         task,

@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ddpo_cli.nearest import did_you_mean
-from ddpo_cli.settings import RunConfig
 from ddpo_core import spec as grammar
+from ddpo_core.config.nearest import did_you_mean
+from ddpo_core.config.settings import RunConfig
 from ddpo_core.errors import UnknownName, UsageError
 
 SEQUENTIAL = "sequential"

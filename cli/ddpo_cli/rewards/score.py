@@ -89,10 +89,9 @@ def score(
 
 def built(text: str, model: str | None, plugins: Sequence[str]) -> Term:
     """The reward, built, with the options that suit a model's pictures where the user gave none."""
-    from ddpo_cli import specs
-    from ddpo_cli.parts import make_term, quiet_loading, require_torch
-    from ddpo_cli.resolve import Layer
-    from ddpo_cli.train import make_registry
+    from ddpo_core.config import specs
+    from ddpo_core.config.parts import make_term, quiet_loading, require_torch
+    from ddpo_core.config.resolve import Layer, make_registry
 
     registry = make_registry([Layer("flag", {"plugin": list(plugins)})])
     spec = specs.with_judges(registry, model, text) if model else text

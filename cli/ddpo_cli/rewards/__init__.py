@@ -1,0 +1,1 @@
+"""The verbs of `ddpo rewards` besides `list` and `show`, one module each."""
