@@ -111,14 +111,14 @@ def shown(entry: Entry) -> str:
     facts = {
         "from": f"{plugin.distribution} {plugin.version}".strip(),
         "aliases": ", ".join(info.aliases),
-        **(_reward_facts(info) if isinstance(info, RewardInfo) else _other_facts(info)),
+        **(reward_facts(info) if isinstance(info, RewardInfo) else _other_facts(info)),
         "needs": _needs(entry),
     }
     width = max(map(len, facts))
     parts = [f"{style(info.name, 'bold')}: {info.summary}"]
     parts.append("\n".join(f"  {key.ljust(width)}  {value}" for key, value in facts.items() if value))
     if info.options:
-        rows = [(f"  {o.name}", _type(o), _default(o), o.help) for o in info.options]
+        rows = [(f"  {o.name}", type_text(o), default_text(o), o.help) for o in info.options]
         parts.append(table(rows, ("  option", "type", "default", "meaning")))
     if isinstance(info, RewardInfo):
         parts += _with_models(info)
@@ -137,7 +137,7 @@ def _with_models(info: RewardInfo) -> list[str]:
     return ["\n".join(lines)] if lines else []
 
 
-def _reward_facts(info: RewardInfo) -> dict[str, str]:
+def reward_facts(info: RewardInfo) -> dict[str, str]:
     low, high = info.range
     bounded = math.isfinite(low) or math.isfinite(high)
     return {
@@ -205,7 +205,7 @@ def _needs(entry: Entry) -> str:
     return f"{', '.join(entry.info.requires)} (not installed: {', '.join(missing)}{mend})"
 
 
-def _type(option: Option) -> str:
+def type_text(option: Option) -> str:
     if option.choices:
         return "|".join(option.choices)
     low, high = option.minimum, option.maximum
@@ -220,7 +220,7 @@ def _bound(number: float) -> str:
     return f"{number:g}".replace("inf", "∞")
 
 
-def _default(option: Option) -> str:
+def default_text(option: Option) -> str:
     if option.required:
         return "required"
     return "" if option.default is None else spelled(option.default)
