@@ -2,7 +2,7 @@
 PYTHON ?= python3
 V := .venv/bin
 
-.PHONY: demo test check test-slow test-real train-pocket clean
+.PHONY: demo test check test-slow test-real train-pocket docs docs-serve clean
 
 demo: .venv/.ok
 	$(V)/ddpo train --preset demo --out runs/demo
@@ -26,6 +26,15 @@ test-real: .venv/.ok
 	$(V)/python -m pip install -q --disable-pip-version-check --no-deps $(REAL)
 	$(V)/python -m pytest -q -m real
 
+# The site in site/: opens from the disk (site/index.html) and fetches nothing.
+docs: .venv/.ok
+	$(V)/mkdocs build --strict --quiet
+	@echo site/index.html
+
+# The same on a local port, rebuilt whenever a page changes.
+docs-serve: .venv/.ok
+	$(V)/mkdocs serve
+
 # Makes the weights of plugins/pocket anew: hours on a CPU. Killed and called again, it goes on.
 train-pocket: .venv/.ok
 	$(V)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e "plugins/pocket[train]"
@@ -38,5 +47,5 @@ train-pocket: .venv/.ok
 	@touch $@
 
 clean:
-	rm -rf .venv dist build runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv dist build site runs .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
