@@ -1,10 +1,11 @@
 """Does Adam's ε matter? The same runs with several, on the pocket model and `jpeg`.
 
-python benchmarks/adam_epsilon.py [--epsilons 1e-6 1e-8 1e-10] [--seeds 0 1] [--out runs/adam-epsilon]
+python benchmarks/adam_epsilon.py [--epsilons 1e-6 1e-8 1e-10] [--seeds 0 1] [--out DIR] [--svg FILE]
 
 Runs of one seed see the same prompts and the same noise in every epoch, whatever ε is, so they are compared
 epoch by epoch: each row is the mean reward of four epochs, minus that of the first ε in the same epochs, with
 the standard error over those epochs and seeds. Finished runs are not run again.
+`--svg` draws the means over the seeds.
 """
 
 from __future__ import annotations
@@ -16,9 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
+from ddpo_cli.charts import Curve, svg
 from ddpo_cli.run_folder import RunFolder
 
 BLOCK = 4  # epochs of a row
+STYLE = (
+    "svg{background:#fff}.line{fill:none;stroke-width:2}.grid{stroke:#ddd}.axis{stroke:#888}.hover{fill:none}"
+    ".line.c3{stroke-dasharray:3 5}.tick,.legend{font:12px sans-serif;fill:#444}"
+)
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 
 
 def main() -> None:
@@ -28,12 +35,15 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--num-steps", type=int, default=6)
     parser.add_argument("--out", type=Path, default=Path("runs/adam-epsilon"))
+    parser.add_argument("--svg", type=Path)
     options = parser.parse_args()
     curves = {
         epsilon: np.array([curve(options, epsilon, seed) for seed in options.seeds])
         for epsilon in options.epsilons
     }
     show(curves)
+    if options.svg:
+        options.svg.write_text(drawn(curves))
 
 
 def curve(options: argparse.Namespace, epsilon: str, seed: int) -> list[float]:
@@ -73,6 +83,27 @@ def show(curves: dict[str, np.ndarray]) -> None:
             f"{f'{start + 1}–{min(start + BLOCK, epochs)}':<10}"
             + "".join(f"{cell:>24}" if n else cell for n, cell in enumerate(cells))
         )
+
+
+def drawn(curves: dict[str, np.ndarray]) -> str:
+    """The curves as a picture that stands by itself: each has its ε at its end."""
+    epochs = np.arange(1, next(iter(curves.values())).shape[1] + 1).tolist()
+    lines = [
+        Curve(f"ε = {name}", epochs, values.mean(0).tolist(), colour=place + 1)
+        for place, (name, values) in enumerate(curves.items())
+    ]
+    colours = "".join(
+        f".line.c{n}{{stroke:{c}}}.dot.c{n},.legend.c{n}{{fill:{c}}}" for n, c in enumerate(COLOURS, 1)
+    )
+    style = f"<style>{STYLE}{colours}</style>"
+    legend = "".join(
+        f'<text class="legend c{line.colour}" x="70" y="{30 + 16 * place}">{line.name}</text>'
+        for place, line in enumerate(lines)
+    )
+    chart = svg(lines, width=640, height=240)
+    return chart.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(
+        "</svg>", f"{style}{legend}</svg>"
+    )
 
 
 if __name__ == "__main__":
