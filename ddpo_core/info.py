@@ -65,6 +65,7 @@ class RewardInfo(Info):
     scope: Literal["sample", "group", "batch"] = "sample"
     group_size: int = 1  # images of one prompt that it judges best together; for scope "group"
     differentiable: bool = False
+    thread_safe: bool = False  # may be called while an earlier call, given up after `time_limit`, still runs
     resolution: float = 1e-6  # in `unit`: smaller spreads are noise and are not standardised up to one
     weights: tuple[Weights, ...] = ()
     licence: str = ""

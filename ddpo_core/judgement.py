@@ -11,6 +11,7 @@ import numpy as np
 from ddpo_core.advantages import Normaliser
 from ddpo_core.constraints import Multipliers
 from ddpo_core.mixing import Mixed, correlations
+from ddpo_core.rewards import settled
 from ddpo_core.sharing import Sharing
 from ddpo_core.tasks import Task
 from ddpo_core.types import Prompt, Scores
@@ -22,7 +23,7 @@ class Judgement:
 
     mixed: Mixed
     prompts: Sequence[str]  # N
-    values: Mapping[str, np.ndarray]  # label → [N]
+    values: Mapping[str, np.ndarray]  # label → [N], failures settled: NaN where a sample was dropped
     weights: Mapping[str, float]  # label → weight in force
     metrics: Mapping[str, float]
 
@@ -36,7 +37,10 @@ class Judge:
         self.sharing = sharing
 
     def __call__(self, task: Task, prompts: Sequence[Prompt], scores: Mapping[str, Scores]) -> Judgement:
-        """Directions over the epoch's samples of all processes, and what there is to say of each reward."""
+        """Directions over the epoch's samples of all processes, and what there is to say of each reward.
+
+        Raises `RewardError`, on every process, where no sample of any process has a score.
+        """
         objective, size = task.objective, task.prompts.group_size
         everyone = self.sharing.interleave(size, list(prompts))
         values = {
@@ -46,6 +50,9 @@ class Judge:
         metrics: dict[str, float] = {}
         for label, score in scores.items():
             metrics |= self.report(task, label, values[label], score)
+        for term in objective.terms:  # after the report, which is of real scores only
+            reasons = self.sharing.gather([scores[term.label].error])
+            values[term.label] = settled(term, values[term.label], everyone, next(filter(None, reasons), ""))
         weights = self.weights_in_force(task, metrics)
         resolutions = objective.resolutions
         mixed = objective.mixer.mix(
@@ -74,6 +81,8 @@ class Judge:
             f"reward/{label}/stderr": float(spread / math.sqrt(max(1, len(finite)))),
             f"reward/{label}/std": float(spread),
             f"reward/{label}/failures": sum(self.sharing.gather([score.failures])),
+            f"reward/{label}/retries": sum(self.sharing.gather([score.retries])),
+            f"reward/{label}/timeouts": sum(self.sharing.gather([score.timeouts])),
         }
 
     def weights_in_force(self, task: Task, metrics: dict[str, float]) -> dict[str, float]:

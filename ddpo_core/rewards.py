@@ -2,6 +2,7 @@
 
 A score is checked here once and trusted afterwards. A failure is an error that names the reward and the
 sample, or by policy a dropped sample or the mean of the others, and it is counted. It never becomes 0.
+How often and how long a reward is asked before it has failed is in `calls`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpo_core.calls import NEVER, Patience, TookTooLong, Unfinished, ask
 from ddpo_core.constraints import Constraint
 from ddpo_core.errors import RewardError, UsageError
 from ddpo_core.info import RewardInfo
@@ -35,6 +37,14 @@ class Term:
     reward: Reward
     info: RewardInfo
     on_error: OnError = "raise"
+    tries: int = 1  # calls in all, where one raises or takes too long
+    time_limit: float | None = None  # seconds of a call
+    unfinished: Unfinished = field(default_factory=Unfinished, repr=False, compare=False)
+
+    @property
+    def patience(self) -> Patience:
+        """What the reward is given to answer a call."""
+        return Patience(self.tries, self.time_limit, self.info.thread_safe)
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,11 @@ class Objective:
         """Every reward's scores of images [B, 3, H, W] in [0, 1], groups of one prompt standing together."""
         with Judging(self, group_size=group_size) as judging:
             judging.submit(images, prompts)
-            return judging.finish()
+            scores = judging.finish()
+        return {
+            term.label: replace(said, values=settled(term, said.values, prompts, said.error))
+            for term, said in zip(self.terms, scores.values(), strict=True)
+        }
 
     def differentiable(
         self,
@@ -94,11 +108,14 @@ class Objective:
         return total
 
     def close(self) -> None:
-        """Free the models that rewards hold. They cannot judge any more."""
+        """Free the models that rewards hold. They cannot judge any more.
+
+        A reward that is still busy with an abandoned call is closed when that is over.
+        """
         for term in self.terms:
             close: Callable[[], None] | None = getattr(term.reward, "close", None)
             if close is not None:
-                close()
+                term.unfinished.afterwards(close)
 
 
 def as_scores(output: Tensor | Sequence[float] | Scores) -> Scores:
@@ -140,39 +157,77 @@ def checked_scores(
     return replace(scores, values=np.where(finite, scores.values, np.nan), failures=int((~finite).sum()))
 
 
-def settle_failures(term: Term, scores: Scores, prompts: Sequence[Prompt]) -> Scores:
-    """Apply the term's policy to the NaNs of a whole round. Dropped samples stay NaN."""
-    failed = np.isnan(scores.values)
-    if not failed.any():
-        return scores
+def refuse_failures(term: Term, values: np.ndarray, prompts: Sequence[Prompt], reason: str = "") -> None:
+    """Raise `RewardError` for NaNs that the term's policy does not allow: any, or nothing else.
+
+    `reason` is what the latest call that failed had to say.
+    """
+    failed = np.isnan(values)
+    if not failed.any() or (term.on_error != "raise" and not failed.all()):
+        return
     first = int(failed.argmax())
-    if term.on_error == "raise" or failed.all():
-        raise RewardError(
-            f"reward {term.label!r}: no finite score for {failed.sum()} of {len(prompts)} images;"
-            f" first is sample {first}, prompt {prompts[first].text!r}",
-            hint=f"to train on without such samples: --reward {term.label},on_error=drop (or impute)",
-        )
-    if term.on_error == "drop":
-        return scores
-    return replace(scores, values=np.where(failed, np.nanmean(scores.values), scores.values))
+    raise RewardError(
+        f"reward {term.label!r}: no finite score for {failed.sum()} of {len(prompts)} images;"
+        f" first is sample {first}, prompt {prompts[first].text!r}" + (f"; {reason}" if reason else ""),
+        hint=""
+        if term.on_error != "raise"
+        else f"to train on without such samples: --reward {term.label},on_error=drop (or impute)",
+    )
 
 
-def call_reward(term: Term, images: Tensor, prompts: Sequence[Prompt]) -> Scores:
-    """One timed call. A crash raises `RewardError`, or under another policy fails all of these samples."""
+def settled(term: Term, values: np.ndarray, prompts: Sequence[Prompt], reason: str = "") -> np.ndarray:
+    """A whole round's scores [N] after the term's policy: dropped ones stay NaN, others get the mean."""
+    refuse_failures(term, values, prompts, reason)
+    failed = np.isnan(values)
+    if term.on_error == "drop" or not failed.any():
+        return values
+    return np.where(failed, np.nanmean(values), values)
+
+
+def call_reward(
+    term: Term, images: Tensor, prompts: Sequence[Prompt], stopped: Future[None] = NEVER
+) -> Scores:
+    """One timed call, with as many tries as the term has.
+
+    A failure raises `RewardError`, or under another policy makes all of these samples NaN.
+    """
     start = time.perf_counter()
-    try:
+    threads = torch.get_num_threads()
+
+    def judge() -> Scores:
+        torch.set_num_threads(threads)  # it and the gradient mode belong to a thread
         with torch.no_grad():
-            scores = checked_scores(term.label, term.reward(images, prompts), prompts)
-    except RewardError:
-        raise
-    except Exception as error:
+            return checked_scores(term.label, term.reward(images, prompts), prompts)
+
+    answer = ask(judge, term.patience, term.unfinished, stopped)
+    scores = answer.value
+    if answer.error is not None:
         if term.on_error == "raise":
-            raise RewardError(
-                f"reward {term.label!r} failed on samples such as {prompts[0].text!r}:"
-                f" {type(error).__name__}: {error}"
-            ) from error
-        scores = Scores(np.full(len(prompts), np.nan), failures=len(prompts))
-    return replace(scores, seconds=time.perf_counter() - start)
+            raise gave_up(term, prompts, answer.error) from answer.error
+        reason = f"{type(answer.error).__name__}: {answer.error}"
+        scores = Scores(np.full(len(prompts), np.nan), failures=len(prompts), error=reason)
+    assert scores is not None  # a call has a value or an error
+    seconds = time.perf_counter() - start
+    return replace(scores, retries=answer.retries, timeouts=answer.timeouts, seconds=seconds)
+
+
+def gave_up(term: Term, prompts: Sequence[Prompt], error: Exception) -> RewardError:
+    """The error of a reward that failed in all of its tries, and what to type."""
+    tried = f" in {term.tries} tries" if term.tries > 1 else ""
+    samples = f"samples such as {prompts[0].text!r}"
+    go_on = "to go on without such samples: on_error=drop (or impute)"
+    if not isinstance(error, TookTooLong):
+        return RewardError(
+            f"reward {term.label!r} failed{tried} on {samples}: {type(error).__name__}: {error}",
+            hint=f"to call it again first: --reward {term.label},tries=3; {go_on}"
+            if term.tries == 1
+            else go_on,
+        )
+    longer = f"--reward {term.label},time_limit={2 * (term.time_limit or 0):g}"
+    return RewardError(
+        f"reward {term.label!r} had no answer{tried} for {samples}: {error} (time_limit)",
+        hint=f"to give it more time: {longer}; {go_on}",
+    )
 
 
 def merge(parts: Sequence[tuple[Sequence[int], Scores]], count: int) -> Scores:
@@ -189,6 +244,9 @@ def merge(parts: Sequence[tuple[Sequence[int], Scores]], count: int) -> Scores:
         details if any(details) else (),
         levels if any(scores.levels is not None for _, scores in parts) else None,
         failures=sum(scores.failures for _, scores in parts),
+        retries=sum(scores.retries for _, scores in parts),
+        timeouts=sum(scores.timeouts for _, scores in parts),
+        error=next((scores.error for _, scores in reversed(parts) if scores.error), ""),
         seconds=sum(scores.seconds for _, scores in parts),
     )
 
@@ -230,11 +288,13 @@ class Judging:
         }
         self.images: list[Tensor] = []
         self.prompts: list[Prompt] = []
+        self.stopped: Future[None] = Future()
 
     def __enter__(self) -> Judging:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stopped.set_result(None)  # no pause and no limit is sat out
         for thread in self.threads.values():
             thread.shutdown(wait=True, cancel_futures=True)
 
@@ -248,7 +308,10 @@ class Judging:
                 self._call(term, range(start, len(self.prompts)), images, prompts)
 
     def finish(self, on_done: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Scores]:
-        """All scores of the round by label. Raises the first `RewardError`."""
+        """All scores of the round by label; NaN for a failure that the term's policy has yet to settle.
+
+        Raises the first `RewardError`.
+        """
         for term in self.objective.terms:
             if term.info.scope != "sample":
                 self._call_on_sets(term)
@@ -256,7 +319,9 @@ class Judging:
         for done, term in enumerate(self.objective.terms):
             on_done(done, len(self.objective.terms))
             parts = [(indices, call.result()) for indices, call in self.calls[term.label]]
-            results[term.label] = settle_failures(term, merge(parts, len(self.prompts)), self.prompts)
+            results[term.label] = merge(parts, len(self.prompts))
+            if term.on_error == "raise":
+                refuse_failures(term, results[term.label].values, self.prompts)
         return results
 
     def _call_on_sets(self, term: Term) -> None:
@@ -266,5 +331,5 @@ class Judging:
             self._call(term, indices, images[indices], [self.prompts[index] for index in indices])
 
     def _call(self, term: Term, indices: Sequence[int], images: Tensor, prompts: Sequence[Prompt]) -> None:
-        call = self.threads[term.label].submit(call_reward, term, images, prompts)
+        call = self.threads[term.label].submit(call_reward, term, images, prompts, self.stopped)
         self.calls[term.label].append((indices, call))

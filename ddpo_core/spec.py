@@ -24,7 +24,7 @@ from ddpo_core.errors import SpecError, UsageError
 
 Value = bool | int | float | str | list[object] | dict[str, object]
 OnError = Literal["raise", "drop", "impute"]
-RESERVED = ("as", "via", "on_error")  # keys that no option may be named after
+RESERVED = ("as", "via", "on_error", "tries", "time_limit")  # keys that no option may be named after
 
 _NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._+-]*")
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
@@ -42,6 +42,8 @@ class Spec:
     options: Mapping[str, Value] = field(default_factory=dict)
     label: str = ""  # what metrics are called; the bare name unless `as=` says otherwise
     on_error: OnError = "raise"  # rewards only: what a failed score does to the run
+    tries: int = 1  # rewards only: calls in all, where one raises or takes too long
+    time_limit: float | None = None  # rewards only: seconds that a call may take
     text: str = field(default="", compare=False, repr=False)  # as typed, for carets
 
     def __post_init__(self) -> None:
@@ -58,6 +60,10 @@ class Spec:
         pairs = {key: _value_text(value) for key, value in self.options.items()}
         if self.on_error != "raise":
             pairs["on_error"] = self.on_error
+        if self.tries != 1:
+            pairs["tries"] = str(self.tries)
+        if self.time_limit is not None:
+            pairs["time_limit"] = _number_text(self.time_limit)
         if self.label != self.bare_name:
             pairs["as"] = self.label
         return ",".join([head, *(f"{key}={value}" for key, value in pairs.items())])
@@ -78,7 +84,7 @@ class Spec:
 
 
 def parse(text: str, *, weighted: bool = False) -> Spec:
-    """Read one spec. Only a reward is `weighted`: it may have a weight and `on_error`.
+    """Read one spec. Only a reward is `weighted`: it may have a weight, `on_error`, `tries` and `time_limit`.
 
     Raises `SpecError` with a caret under the first character that is wrong.
     """
@@ -93,7 +99,7 @@ def parse(text: str, *, weighted: bool = False) -> Spec:
             raise SpecError("only a reward has a weight", spec=text, position=at - 1)
         weight = _weight(text, weight_text, at)
     options: dict[str, Value] = {}
-    label, on_error = "", "raise"
+    label, on_error, tries, time_limit = "", "raise", 1, None
     seen: set[str] = set()
     for pair in _pairs(text):
         if pair.key in seen:
@@ -110,9 +116,13 @@ def parse(text: str, *, weighted: bool = False) -> Spec:
             )
         elif pair.key == "on_error":
             on_error = _on_error(text, pair, weighted)
+        elif pair.key == "tries":
+            tries = _tries(text, pair, weighted)
+        elif pair.key == "time_limit":
+            time_limit = _time_limit(text, pair, weighted)
         else:
             options[pair.key] = pair.value
-    return Spec(name, weight, options, label, cast(OnError, on_error), text)
+    return Spec(name, weight, options, label, cast(OnError, on_error), tries, time_limit, text)
 
 
 def parse_all(texts: Iterable[str], *, weighted: bool = False) -> list[Spec]:
@@ -244,12 +254,32 @@ def _label(text: str, pair: _Pair) -> str:
 
 
 def _on_error(text: str, pair: _Pair, weighted: bool) -> str:
-    if not weighted:
-        raise SpecError("only a reward has on_error", spec=text, position=pair.key_at)
+    _check_weighted(text, pair, weighted)
     if pair.value not in get_args(OnError):
         message = f"on_error must be raise, drop or impute; got {pair.value}"
         raise SpecError(message, spec=text, position=pair.value_at)
     return str(pair.value)
+
+
+def _tries(text: str, pair: _Pair, weighted: bool) -> int:
+    _check_weighted(text, pair, weighted)
+    if isinstance(pair.value, bool) or not isinstance(pair.value, int) or pair.value < 1:
+        message = f"tries must be a whole number of calls, at least 1; got {pair.value}"
+        raise SpecError(message, spec=text, position=pair.value_at)
+    return pair.value
+
+
+def _time_limit(text: str, pair: _Pair, weighted: bool) -> float:
+    _check_weighted(text, pair, weighted)
+    if isinstance(pair.value, bool) or not isinstance(pair.value, int | float) or not 0 < pair.value < 1e9:
+        message = f"time_limit must be a number of seconds above 0; got {pair.value}"
+        raise SpecError(message, spec=text, position=pair.value_at)
+    return float(pair.value)
+
+
+def _check_weighted(text: str, pair: _Pair, weighted: bool) -> None:
+    if not weighted:
+        raise SpecError(f"only a reward has {pair.key}", spec=text, position=pair.key_at)
 
 
 def _skip_spaces(text: str, at: int) -> int:

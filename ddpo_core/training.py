@@ -212,7 +212,7 @@ class Trainer:
             for label, score in scores.items():
                 self.seconds[f"reward/{label}"] += score.seconds
             directions = [
-                self.judged(task, number, mine, trajectory, seeds, scores, judgement, direction)
+                self.judged(task, number, mine, trajectory, seeds, judgement, direction)
                 for direction in judgement.mixed.directions
             ]
             metrics |= judgement.metrics
@@ -266,7 +266,6 @@ class Trainer:
         mine: Sequence[int],
         trajectory: Trajectory,
         seeds: Sequence[int],
-        scores: Mapping[str, Scores],
         judgement: Judgement,
         direction: str,
     ) -> Judged:
@@ -282,7 +281,7 @@ class Trainer:
         return Judged(
             trajectory,
             torch.tensor(advantages[list(mine)], dtype=torch.float32),
-            {label: score.values for label, score in scores.items()},
+            {label: values[list(mine)] for label, values in judgement.values.items()},
             seeds,
             number,
             Population(advantages, judgement.values, judgement.prompts, weights, mine),

@@ -76,7 +76,10 @@ class Scores:
     # [B], or None where the values themselves are reported: what a reward that judges images together thinks
     # of each image's set, while the values share out the credit for it
     levels: np.ndarray | None = None
-    failures: int = 0  # samples that were dropped or imputed
+    failures: int = 0  # samples without a score of their own: dropped or imputed
+    retries: int = 0  # calls that were made again
+    timeouts: int = 0  # calls that took too long
+    error: str = ""  # what the latest call that failed had to say
     seconds: float = 0.0
 
 

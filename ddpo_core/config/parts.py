@@ -68,9 +68,9 @@ def require_torch() -> None:
 
 def make_accelerator(config: RunConfig) -> Accelerator:
     """Accelerate's handle on devices and processes. Raises `UsageError` for a device that is not there."""
-    from accelerate import Accelerator
+    from ddpo_core.training import fresh_accelerator
 
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=config.device == "cpu")
+    accelerator = fresh_accelerator(config.mixed_precision, cpu=config.device == "cpu")
     if config.device not in ("auto", accelerator.device.type):
         raise UsageError(
             f"--device {config.device}: there is none here; got {accelerator.device.type}",
@@ -212,4 +212,6 @@ def make_term(registry: Registry, text: str, *, watched: bool) -> Term:
         reward=registry.build("reward", spec),
         info=registry.find("reward", spec.name),
         on_error=spec.on_error,
+        tries=spec.tries,
+        time_limit=spec.time_limit,
     )

@@ -20,6 +20,7 @@ from ddpo_core.plugins import canonical as canonical_name
 if TYPE_CHECKING:
     from ddpo_core.discovery import Registry
 
+POLICY = ("on_error", "tries", "time_limit")  # what a reward that fails or is slow does to a run
 PATH_OPTIONS = ("pretrained", "path")  # what may name something on this machine
 
 ADVANTAGES = {
@@ -127,11 +128,12 @@ def with_judges(registry: Registry, model: str, text: str) -> str:
 
 
 def from_table(who: str, table: Mapping[str, object]) -> str:
-    """A `[[reward]]` table (name, weight, options, as, on_error) as a spec string."""
-    unknown = set(table) - {"name", "weight", "options", "as", "on_error"}
+    """A `[[reward]]` table (name, weight, options, as, on_error, tries, time_limit) as a spec string."""
+    unknown = sorted(set(table) - {"name", "weight", "options", "as", *POLICY})
     if unknown or not isinstance(table.get("name"), str):
         raise UsageError(
-            f"{who} takes name, weight, options, as and on_error; got {', '.join(sorted(table))}"
+            f"{who} takes name, weight, options, as, {' and '.join([', '.join(POLICY[:-1]), POLICY[-1]])};"
+            f" got {', '.join(sorted(table))}"
         )
     options = table.get("options", {})
     if not isinstance(options, Mapping):
@@ -142,9 +144,8 @@ def from_table(who: str, table: Mapping[str, object]) -> str:
     spec = replace(grammar.parse(str(table["name"])), weight=float(weight), options=dict(options), text="")
     if "as" in table:
         spec = replace(spec, label=str(table["as"]))
-    if "on_error" in table:
-        return f"{spec},on_error={table['on_error']}"  # read again later, and checked there
-    return str(spec)
+    # read again later, and checked there
+    return ",".join([str(spec), *(f"{key}={table[key]}" for key in POLICY if key in table)])
 
 
 def canonical(config: RunConfig, registry: Registry) -> RunConfig:

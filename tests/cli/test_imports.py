@@ -22,6 +22,7 @@ WORDS = {"errors", "types", "info", "batches", "constraints"}
 CONTRACT = WORDS | {"protocols", "hookspecs", "spec", "judges"}
 PATH = {
     "advantages",
+    "calls",
     "captions",
     "denoisers",
     "denoising",

@@ -24,6 +24,8 @@ def error_of(text: str, *, weighted: bool = True) -> SpecError:
         ("jpeg,as=small", Spec("jpeg", label="small")),
         ("jpeg,on_error=drop", Spec("jpeg", on_error="drop")),
         ("jpeg,on-error=drop", Spec("jpeg", on_error="drop")),
+        ("jpeg,tries=3,time_limit=0.5", Spec("jpeg", tries=3, time_limit=0.5)),
+        ("jpeg,time-limit=60", Spec("jpeg", time_limit=60.0)),
         ("ddim, eta = 0.5", Spec("ddim", options={"eta": 0.5})),
         ("is,clip-range=1e-4", Spec("is", options={"clip_range": 1e-4})),
         ("x,a=true,b=false", Spec("x", options={"a": True, "b": False})),
@@ -54,6 +56,8 @@ def test_what_would_lose_its_spelling_as_a_number_stays_a_text(value: str) -> No
         Spec("x", 0.1, {"a": 1, "b": 1.0, "c": "1", "d": "true", "e": True, "f": "", "g": " padded "}),
         Spec("x", -2.5, {"a": 'comma, and "quote"', "b": [1, "two", None], "c": {"d": ["e,f"]}}),
         Spec("d/x", 1.0, {"a": 1e-7, "b": 1e300, "c": "[not a list", "d": "1e-4"}, "y", "impute"),
+        Spec("x", 1.0, {}, "y", "drop", 3, 0.25),
+        Spec("x", -1.0, {"a": 1}, tries=2, time_limit=60.0),
         Spec("x", 1e-9, {"a": "line\nbreak", "b": "x=y:z", "c": "007", "d": -3}),
     ],
 )
@@ -80,6 +84,12 @@ def test_the_canonical_text_of_a_spec_reads_back_as_the_same_spec(spec: Spec) ->
         ("jpeg,a=1,a=2", "a=2"),
         ("jpeg,as=a/b", "a/b"),
         ("jpeg,on_error=ignore", "ignore"),
+        ("jpeg,tries=0", "0"),
+        ("jpeg,tries=1.5", "1.5"),
+        ("jpeg,tries=true", "true"),
+        ("jpeg,time_limit=0,tries=2", "0,tries=2"),
+        ("jpeg,time_limit=30s", "30s"),
+        ("jpeg,time_limit=-1", "-1"),
         ("jpeg,via=python", "via=python"),
     ],
 )
@@ -92,6 +102,16 @@ def test_the_caret_stands_under_the_first_wrong_character(text: str, culprit: st
 def test_only_a_reward_has_a_weight_and_on_error() -> None:
     assert "only a reward has a weight" in str(error_of("ddim:2", weighted=False))
     assert "only a reward has on_error" in str(error_of("ddim,on_error=drop", weighted=False))
+
+
+@pytest.mark.parametrize("pair", ["tries=2", "time_limit=5"])
+def test_only_a_reward_has_tries_and_a_limit_of_time(pair: str) -> None:
+    assert f"only a reward has {pair.partition('=')[0]}" in str(error_of(f"ddim,{pair}", weighted=False))
+
+
+def test_the_errors_of_tries_and_time_limit_say_what_they_may_be() -> None:
+    assert "tries must be a whole number of calls, at least 1; got 0" in str(error_of("jpeg,tries=0"))
+    assert "time_limit must be a number of seconds above 0; got 30s" in str(error_of("jpeg,time_limit=30s"))
 
 
 def test_weight_zero_points_to_watch() -> None:

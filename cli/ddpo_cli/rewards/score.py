@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -178,7 +178,7 @@ def judged(term: Term, pictures: Sequence[Picture]) -> Scores:
     """All scores, in the pictures' order; pictures are judged together as the reward's scope asks."""
     import torch
 
-    from ddpo_core.rewards import call_reward, merge, settle_failures
+    from ddpo_core.rewards import call_reward, merge, settled
 
     tensors = [pixels(picture.file) for picture in pictures]
     prompts = [picture.prompt for picture in pictures]
@@ -186,7 +186,8 @@ def judged(term: Term, pictures: Sequence[Picture]) -> Scores:
     for rows in sets(term, pictures, [tuple(tensor.shape) for tensor in tensors]):
         images = torch.stack([tensors[row] for row in rows])
         parts.append((rows, call_reward(term, images, [prompts[row] for row in rows])))
-    return settle_failures(term, merge(parts, len(pictures)), prompts)
+    scores = merge(parts, len(pictures))
+    return replace(scores, values=settled(term, scores.values, prompts, scores.error))
 
 
 def sets(term: Term, pictures: Sequence[Picture], shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
