@@ -6,8 +6,8 @@ import math
 from difflib import get_close_matches
 
 from ddpo_core.errors import UnknownName, UsageError
-from ddpo_core.info import Info, Option, OptionValue
-from ddpo_core.spec import Spec, Value
+from ddpo_core.info import Info, Option, OptionValue, RewardInfo
+from ddpo_core.spec import RESERVED, Spec, Value
 
 _EXPECTED = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}
 
@@ -38,12 +38,14 @@ def check_options(info: Info, spec: Spec) -> dict[str, OptionValue]:
 
 def _unknown(info: Info, spec: Spec, key: str) -> UnknownName:
     names = [option.name for option in info.options]
-    near = get_close_matches(key, names, n=1)
+    shared = [word for word in RESERVED if word != "via"] if isinstance(info, RewardInfo) else []
+    near = get_close_matches(key, [*names, *shared], n=1)
     meant = f"; did you mean '{near[0]}'?" if near else ""
     text, position = spec.locate(key, value=False)
+    takes = f"{info.name} takes {', '.join(names)}" if names else f"{info.name} takes no options"
     return UnknownName(
         f"{info.name} has no option '{key}'{meant}\n  {text}\n  {' ' * position}^",
-        hint=f"{info.name} takes {', '.join(names)}" if names else f"{info.name} takes no options",
+        hint=takes + (f"; every reward takes {', '.join(shared)}" if shared else ""),
     )
 
 

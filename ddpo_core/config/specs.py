@@ -129,10 +129,10 @@ def with_judges(registry: Registry, model: str, text: str) -> str:
 
 def from_table(who: str, table: Mapping[str, object]) -> str:
     """A `[[reward]]` table (name, weight, options, as, on_error, tries, time_limit) as a spec string."""
-    unknown = sorted(set(table) - {"name", "weight", "options", "as", *POLICY})
+    unknown = set(table) - {"name", "weight", "options", "as", *POLICY}
     if unknown or not isinstance(table.get("name"), str):
         raise UsageError(
-            f"{who} takes name, weight, options, as, {' and '.join([', '.join(POLICY[:-1]), POLICY[-1]])};"
+            f"{who} takes name, weight, options, as, on_error, tries and time_limit;"
             f" got {', '.join(sorted(table))}"
         )
     options = table.get("options", {})

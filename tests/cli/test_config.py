@@ -79,8 +79,12 @@ def test_a_value_of_the_wrong_type_says_who_expected_what(toys, values, message)
 
 def test_reward_tables_are_specs(toys):
     table = {"name": "brightness", "weight": -2, "options": {"gamma": 2.0}, "as": "dark", "on_error": "drop"}
+    table |= {"tries": 3, "time_limit": 60}
     resolved = of(toys, Layer("file x.toml", {"reward": [table, "brightness"]}))
-    assert resolved.config.reward == ("brightness:-2,gamma=2.0,on_error=drop,as=dark", "brightness")
+    assert resolved.config.reward == (
+        "brightness:-2,gamma=2.0,on_error=drop,tries=3,time_limit=60,as=dark",
+        "brightness",
+    )
 
 
 @pytest.mark.parametrize(
