@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from ddpo_cli.console import emit_json, style, table
+from ddpo_cli.rewards.new import new
 from ddpo_cli.rewards.score import score
 from ddpo_core import __version__
 from ddpo_core.discovery import KINDS, Entry, Plugin, Registry, missing_packages, registry
@@ -57,6 +58,7 @@ def commands_for(noun: Noun) -> typer.Typer:
 
     if noun.kind == "reward":
         commands.command("score")(score)
+        commands.command("new")(new)
     return commands
 
 
