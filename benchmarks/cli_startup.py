@@ -9,6 +9,7 @@ CPU seconds are what is left of it on a machine that others keep busy.
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import time
 from statistics import median
 
 COMMANDS = (["--help"], ["rewards", "list"])
+LINE = "ddpo train --reward jp"  # completed, which a shell asks for at every TAB
 # the command as the console script runs it, then a word on what it imported
 RUN = """
 import sys
@@ -33,11 +35,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20, help="timed runs of each (20)")
     repeats = parser.parse_args().repeats
     interpreter = [sys.executable, "-c", "pass"]
-    print(f"{'python -c pass':<24}{show(seconds(interpreter, repeats))}")
+    print(f"{'python -c pass':<28}{show(seconds(interpreter, repeats))}")
     for words in COMMANDS:
         command = [sys.executable, "-c", RUN, *words]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()[-1]
-        print(f"{'ddpo ' + ' '.join(words):<24}{show(seconds(command, repeats))}, {said} imported")
+        print(f"{'ddpo ' + ' '.join(words):<28}{show(seconds(command, repeats))}, {said} imported")
+    os.environ |= {"_DDPO_COMPLETE": "bash", "_DDPO_COMPLETE_LINE": LINE}
+    print(f"{LINE + '<TAB>':<28}{show(seconds([sys.executable, '-c', RUN], repeats))}")
 
 
 def seconds(command: list[str], repeats: int) -> list[tuple[float, float]]:

@@ -45,6 +45,7 @@ def make_app(first: str = "") -> typer.Typer:
         help="Train diffusion models on anything you can score. A reward is a plugin: pip install one, use "
         "its name.",
         rich_markup_mode="rich" if first else None,  # boxes cost 0.1 s, which long pages are worth
+        add_completion=False,  # our own, see `completion`
         pretty_exceptions_enable=False,
         pretty_exceptions_show_locals=False,  # locals can hold tokens
     )
@@ -73,20 +74,74 @@ def root(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere in the line.")
     ] = False,
+    install_completion: Annotated[
+        bool, typer.Option("--install-completion", help="Let the shell complete names and options.")
+    ] = False,
+    show_completion: Annotated[
+        bool, typer.Option("--show-completion", help="Show the script that does so.")
+    ] = False,
+    shell: Annotated[
+        str,
+        typer.Option(
+            help="The shell that completes: bash, zsh or fish (default: this one).",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = "",
 ) -> None:
     if version:
         listing.print_versions()
+    elif install_completion or show_completion:
+        from ddpo_cli.completion import shells
+
+        shells.tell(shell, install=install_completion)
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
+def complete() -> int:
+    """Answer the shell that asks how its line goes on."""
+    from ddpo_cli.completion import shells
+
+    def program(words: Sequence[str]) -> object:
+        return typer.main.get_command(make_app(running(words)))
+
+    try:
+        print(shells.respond(os.environ, program))
+    except Exception as error:  # on the screen of somebody who is typing it would only be in the way
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def running(words: Sequence[str]) -> str:
+    """The running command that a line names, or nothing."""
+    return next((word for word in words if word in RUNNING), "")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code. Without `argv` it is the program, and ends that, too."""
+    if argv is not None:
+        return run(list(argv))
+    return complete() if "_DDPO_COMPLETE" in os.environ else leave(run(sys.argv[1:]))
+
+
+def leave(code: int) -> int:
+    """The exit code; over an abandoned call of a reward end here, since its thread cannot be stopped."""
+    calls = sys.modules.get("ddpo_core.calls")  # where no reward was called it is not imported
+    if calls is not None and calls.abandoned():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; the error boundary of the whole program."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments or os.environ.get("DDPO_DEBUG", "0") not in ("", "0")
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        app = make_app(next((argument for argument in arguments if argument in RUNNING), ""))
+        app = make_app(running(arguments))
         code = app(args=arguments, prog_name="ddpo", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
