@@ -28,12 +28,12 @@ test-real: .venv/.ok
 
 # The site in site/: opens from the disk (site/index.html) and fetches nothing.
 docs: .venv/.ok
-	$(V)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(V)/mkdocs build --strict --quiet
 	@echo site/index.html
 
 # The same on a local port, rebuilt whenever a page changes.
 docs-serve: .venv/.ok
-	$(V)/mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(V)/mkdocs serve
 
 # Makes the weights of plugins/pocket anew: hours on a CPU. Killed and called again, it goes on.
 train-pocket: .venv/.ok

@@ -14,8 +14,9 @@ ROOT = Path(__file__).parents[2]
 HEAD = """\
 # Rewards
 
-What the rewards of this repository say of themselves, as `ddpo rewards show NAME` does of any that is installed.
-All of them also take [the keys that ddpo keeps for itself](plugin-contract.md#keys-that-ddpo-keeps-for-itself).
+What the rewards of this repository say of themselves, as `ddpo rewards show NAME` does of any that is
+installed. All of them also take
+[the keys that ddpo keeps for itself](plugin-contract.md#keys-that-ddpo-keeps-for-itself).
 
 """
 
