@@ -105,7 +105,7 @@ def installed(path: Sequence[str] | None = None, allowed: Filter | None = None) 
     """The plugins on `path` (default: `sys.path`), sorted by distribution, each loaded by itself."""
     allowed = allowed or Filter.from_environment()
     plugins = []
-    for entry in _entry_points(path):
+    for entry in entry_points(path):
         reason = allowed.reason(entry.distribution)
         if reason:
             plugins.append(_plugin(entry, status="blocked", reason=reason))
@@ -124,7 +124,8 @@ class Found(NamedTuple):
     load: Callable[[], object]
 
 
-def _entry_points(path: Sequence[str] | None) -> list[Found]:
+def entry_points(path: Sequence[str] | None = None) -> list[Found]:
+    """The plugins on `path` (default: `sys.path`) by distribution; none of them is loaded."""
     found: dict[tuple[str, str], Found] = {}
     for distribution in metadata.distributions(path=list(sys.path if path is None else path)):
         points = distribution.entry_points.select(group=GROUP)
@@ -284,7 +285,7 @@ def _checked(kind: Kind, infos: list[object]) -> tuple[Info, ...]:
             if name in taken:
                 raise _Fault(f"it provides two {kind.word}s named '{name}'")
             taken.add(name)
-        if not re.fullmatch(r"[\w.]+:[\w.]+", info.factory):
+        if isinstance(info.factory, str) and not re.fullmatch(r"[\w.]+:[\w.]+", info.factory):
             raise _Fault(
                 f"factory of {kind.word} '{info.name}' must be 'module:attribute'; got '{info.factory}'"
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -18,11 +18,21 @@ _RANDOM_STATES: dict[str, Callable[[], object]] = {
 }
 
 
+def random_states() -> dict[str, object]:
+    """The global random state of each library that has one."""
+    return {source: state() for source, state in _RANDOM_STATES.items()}
+
+
+def moved_since(before: Mapping[str, object]) -> list[str]:
+    """The libraries whose global random state is not what it was."""
+    return [source for source, state in random_states().items() if state != before[source]]
+
+
 @contextmanager
 def random_state_kept(name: str) -> Iterator[None]:
-    before = {source: state() for source, state in _RANDOM_STATES.items()}
+    before = random_states()
     yield
-    for source, state in _RANDOM_STATES.items():
-        assert state() == before[source], (
+    for source in moved_since(before):
+        raise AssertionError(
             f"{name} drew from or seeded the global random state of {source}; use a generator of its own"
         )

@@ -18,11 +18,15 @@ def example_prompts() -> list[Prompt]:
     ]
 
 
-def example_images(count: int, size: int = 64) -> Tensor:
-    """Pictures [count, 3, size, size] float32 in [0, 1], no two alike: gradients under growing noise."""
+def example_images(count: int, size: int | tuple[int, int] = 64) -> Tensor:
+    """Pictures [count, 3, H, W] float32 in [0, 1], no two alike: gradients under growing noise.
+
+    `size` is the side of a square, or (height, width).
+    """
+    height, width = (size, size) if isinstance(size, int) else size
     generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(count, 3, size, size, generator=generator)
-    ramp = torch.linspace(0, 1, size).expand(count, 3, size, size)
+    noise = torch.rand(count, 3, height, width, generator=generator)
+    ramp = torch.linspace(0, 1, width).expand(count, 3, height, width)
     share = torch.linspace(0, 1, count).view(-1, 1, 1, 1)
     return (1 - share) * ramp * torch.rand(count, 3, 1, 1, generator=generator) + share * noise
 
