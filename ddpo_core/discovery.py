@@ -188,17 +188,24 @@ def _given(module: Any) -> Plugin:
 
 
 def _factory(entry: Entry) -> Any:
-    module, _, attribute = entry.info.factory.partition(":")
+    if not isinstance(entry.info.factory, str):
+        return entry.info.factory
     try:
-        found: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
+        return imported(entry.info.factory)
     except (Exception, SystemExit) as error:
         raise BrokenPlugin(
             f"{KINDS[entry.kind].word} '{entry.info.name}' of {entry.plugin.distribution} cannot be loaded: "
             f"{type(error).__name__}: {error}",
             hint=entry.info.install_hint or "`ddpo doctor` looks for what is missing",
         ) from error
+
+
+def imported(path: str) -> Any:
+    """What "package.module:attribute" names. Raises whatever importing it raises."""
+    module, _, attribute = path.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in attribute.split("."):
+        found = getattr(found, part)
     return found
 
 

@@ -7,9 +7,9 @@ which is imported only when the thing is built. Nothing here imports torch, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 # What an estimator is given, see `protocols.Estimator`.
 Need = Literal["trajectory", "log_probs", "gradient", "untrained"]
@@ -47,7 +47,8 @@ class Info:
 
     name: str  # kebab-case
     summary: str  # the line in `ddpo … list`
-    factory: str  # "package.module:attribute", called with the options as keywords
+    # "package.module:attribute", imported when it is built, or what to call; the options are its keywords
+    factory: str | Callable[..., Any]
     aliases: tuple[str, ...] = ()
     options: tuple[Option, ...] = ()
     requires: tuple[str, ...] = ()  # import names; looked for, never imported, before building
@@ -98,6 +99,7 @@ class ModelInfo(Info):
     pipelines: tuple[
         str, ...
     ] = ()  # diffusers' classes, by which a folder or a hub id is known to be its own
+    adapter: str = ""  # "package.module:attribute": a loaded pipeline of theirs → `PipelineDenoiser`
     prompts: str = ""  # the prompt set it is trained on when the user names none
     defaults: Mapping[str, object] = field(default_factory=dict)  # settings that suit it: num_steps, …
     estimators: Mapping[str, Mapping[str, object]] = field(default_factory=dict)

@@ -121,6 +121,8 @@ def model_folder(config: RunConfig, registry: Registry) -> Path | None:
     pretrained = found.spec.options.get("pretrained")
     if isinstance(pretrained, str):
         return Path(pretrained) if Path(pretrained).is_dir() else _cached(pretrained)
+    if not isinstance(found.info.factory, str):
+        return None
     package = importlib.util.find_spec(found.info.factory.partition(":")[0].partition(".")[0])
     for place in (package.submodule_search_locations or ()) if package else ():
         for index in Path(place).rglob("model_index.json"):

@@ -81,6 +81,7 @@ MODELS: tuple[ModelInfo, ...] = (
         factory="ddpo_core.denoisers.stable_diffusion:load",
         options=LOADING,
         pipelines=("StableDiffusionPipeline",),
+        adapter="ddpo_core.denoisers.stable_diffusion:StableDiffusion",
         doc="512 × 512 pictures (2.x: 768 × 768 for those that predict v).",
     ),
     _family(
@@ -89,6 +90,7 @@ MODELS: tuple[ModelInfo, ...] = (
         factory="ddpo_core.denoisers.sdxl:load",
         options=LOADING,
         pipelines=("StableDiffusionXLPipeline",),
+        adapter="ddpo_core.denoisers.sdxl:SDXL",
         defaults={"guidance_scale": 5.0},
         doc="Trains the base model; the refiner is another pipeline. `size=512` costs a quarter of the memory"
         " of activations, and the model was trained on such pictures, too, before its last stage.",
@@ -100,6 +102,7 @@ MODELS: tuple[ModelInfo, ...] = (
         options=(*LOADING, T5, _max_sequence_length(256)),
         path="flow",
         pipelines=("StableDiffusion3Pipeline",),
+        adapter="ddpo_core.denoisers.sd3:SD3",
         # 10 steps to learn from are as good as 40 to look at (arXiv 2505.05470)
         defaults={"num_steps": 10, "guidance_scale": 4.5},
         doc="Learns from 10 steps at guidance 4.5, as Flow-GRPO does, which has pictures of `size=512`.",
@@ -111,6 +114,7 @@ MODELS: tuple[ModelInfo, ...] = (
         options=(*LOADING, EMBEDDED_GUIDANCE, _max_sequence_length(512)),
         path="flow",
         pipelines=("FluxPipeline",),
+        adapter="ddpo_core.denoisers.flux:Flux",
         defaults={"num_steps": 10, "guidance_scale": 1.0},
         doc="FLUX.1-dev is told a guidance scale (`embedded_guidance`) and needs one evaluation a step;"
         " `--guidance-scale` other than 1 adds classifier-free guidance on top. FLUX.1-schnell works with"

@@ -92,6 +92,11 @@ class PipelineDenoiser(ABC):
         if gradient_checkpointing:
             network.enable_gradient_checkpointing()
             self.pipeline.vae.enable_gradient_checkpointing()  # for a gradient through the picture
+        if getattr(network, "peft_config", None):
+            raise UsageError(
+                "model: this pipeline has a LoRA already, perhaps of an earlier run",
+                hint="take it off with pipe.unload_lora_weights(), or load the pipeline anew",
+            )
         if lora_rank == 0:
             network.to(torch.float32).requires_grad_(True)
             return
@@ -296,6 +301,13 @@ class Loading:
                 " ones)",
             ) from error
         return pipeline
+
+    def adopt(self, denoiser: D) -> D:
+        """A pipeline that somebody else loaded: in the dtypes that `pipeline` loads, and settled."""
+        for part in (denoiser.network, *denoiser.text_encoders):
+            part.to(self.dtype)
+        denoiser.pipeline.vae.to(torch.float32)
+        return self.settle(denoiser)
 
     def settle(self, denoiser: D) -> D:
         """The denoiser on its device, with these choices of memory against speed."""
