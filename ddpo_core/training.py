@@ -1,8 +1,9 @@
 """The whole path, once an epoch: prompts → rollout → scores → advantages → loss → update.
 
 `train` is a generator that yields one `Epoch` at a time and writes nothing; what to keep, draw or print is
-its caller's. It knows no reward, sampler, estimator or model by name. A run has one task or several, which
-take turns in every epoch (arXiv 2401.12244, Algorithm 1). Left out: a value function, EMA.
+its caller's, and an `Epoch` has the means. It knows no reward, sampler, estimator or model by name: from
+names and functions `ddpo_core.train` leads here. A run has one task or several, which take turns in every
+epoch (arXiv 2401.12244, Algorithm 1). Left out: a value function, EMA.
 """
 
 from __future__ import annotations
@@ -11,21 +12,26 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import gather_object
+from torch import Tensor
 
 from ddpo_core.advantages import Normaliser
 from ddpo_core.batches import check_batches
-from ddpo_core.checkpoint import RunState, capture_random, restore_random
+from ddpo_core.checkpoint import RunState, capture_random, checkpoint_name, restore_random
+from ddpo_core.checkpoint import save as save_checkpoint
 from ddpo_core.denoising import Policy
+from ddpo_core.errors import UsageError
 from ddpo_core.judgement import Judge, Judgement
+from ddpo_core.judges import to_pil
 from ddpo_core.pretraining import Pretraining
 from ddpo_core.protocols import Denoiser, Estimator, Sampler
 from ddpo_core.rewards import Judging
@@ -33,10 +39,15 @@ from ddpo_core.rollout import concatenate, rollout, sample_seeds
 from ddpo_core.selfcheck import self_check
 from ddpo_core.sharing import Sharing
 from ddpo_core.tasks import Task, check_needs, check_scopes, check_tasks
-from ddpo_core.types import Judged, Population, Scores, Trajectory
+from ddpo_core.types import Judged, Population, Prompt, Scores, Trajectory
 from ddpo_core.updating import Updater, make_optimizer
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 __all__ = ["Epoch", "Progress", "Round", "Settings", "Task", "Trainer", "train"]
+
+DRAWN = 0  # epochs count from 1: no training sample has noise of this seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +95,77 @@ class Round:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One round of every task, and what came of it."""
+    """One round of every task, and what came of it.
+
+    What it says of its samples stays. What it does with the weights (`draw`, `save`, `checkpoint`, `capture`)
+    raises `UsageError` once the run has gone on to the next epoch, for the weights are then others.
+    """
 
     number: int  # from 1
     metrics: Mapping[str, float]
     rounds: Sequence[Round]
     policy: Policy  # to sample from between epochs
-    capture: Callable[[], RunState]  # the run's state after this epoch, for a checkpoint
+    trainer: Trainer = field(repr=False)
+
+    @property
+    def images(self) -> Tensor:
+        """The epoch's pictures [N, 3, H, W] float32 in [0, 1], drawn before its updates."""
+        return torch.cat([each.judged.trajectory.images for each in self.rounds])
+
+    @property
+    def pictures(self) -> list[Image]:
+        """The same as 8-bit pictures of PIL."""
+        return to_pil(self.images)
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """Their prompts, N."""
+        return [prompt for each in self.rounds for prompt in each.judged.trajectory.prompts]
+
+    @property
+    def scores(self) -> dict[str, Scores]:
+        """Label → what the reward said: of all pictures, or where there are tasks of those of its own."""
+        return {label: scores for each in self.rounds for label, scores in each.scores.items()}
+
+    def draw(self, prompts: str | Sequence[str | Prompt], *, seed: int = 0) -> Tensor:
+        """Pictures [N, 3, H, W] in [0, 1] under the trained weights: equal seeds, equal noise."""
+        self._check_is_latest()
+        listed = [prompts] if isinstance(prompts, str) else prompts
+        asked = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in listed]
+        seeds = sample_seeds(seed, DRAWN, range(len(asked)))
+        size = self.trainer.settings.sample_batch_size
+        rows = [slice(start, start + size) for start in range(0, len(asked), size)]
+        batches = (rollout(self.policy, asked[row], seeds[row], keep_steps=False) for row in rows)
+        return torch.cat([batch.images for batch in batches])
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the trained weights in diffusers' format: a LoRA for `pipe.load_lora_weights(folder)`."""
+        self._check_is_latest()
+        path = Path(folder)
+        if self.trainer.accelerator.is_main_process:
+            path.mkdir(parents=True, exist_ok=True)
+            self.policy.denoiser.export(path)
+        return path
+
+    def checkpoint(self, folder: str | Path) -> Path:
+        """Write all that the run is into `folder/epoch-NNNNNN`, to go on from. Call it on every process."""
+        state = self.capture()
+        path = Path(folder)
+        if self.trainer.accelerator.is_main_process:
+            return save_checkpoint(path, state)
+        return path / checkpoint_name(self.number)
+
+    def capture(self) -> RunState:
+        """The run's state after this epoch. Call it on every process."""
+        self._check_is_latest()
+        return self.trainer.capture()
+
+    def _check_is_latest(self) -> None:
+        if self.trainer.epoch != self.number:
+            raise UsageError(
+                f"epoch {self.number} is over: the weights are those of epoch {self.trainer.epoch} by now",
+                hint="draw and save in the loop over the epochs, before the next one begins",
+            )
 
 
 def train(
@@ -233,7 +308,7 @@ class Trainer:
             **{name: float(np.mean(values)) for name, values in history.items()},
             **{f"seconds/{phase}": seconds for phase, seconds in self.seconds.items()},
         }
-        return Epoch(number, metrics, rounds, self.policy, self.capture)
+        return Epoch(number, metrics, rounds, self.policy, self)
 
     def sample_and_score(
         self, task: Task, place: int, number: int, indices: Sequence[int]
@@ -389,11 +464,13 @@ class Trainer:
         self.reward_queries = state.reward_queries
 
 
-def fresh_accelerator(mixed_precision: str) -> Accelerator:
-    """An accelerator of this precision, also in a process (a notebook, say) that has had another.
+def fresh_accelerator(mixed_precision: str, *, cpu: bool = False) -> Accelerator:
+    """An accelerator of this precision and device, also in a process (a notebook, say) that has had another.
 
-    Accelerate keeps precision and gradient accumulation for the whole process; ours are what we ask for.
+    Accelerate keeps device, precision and gradient accumulation for the whole process; we get what we ask
+    for.
     """
-    AcceleratorState._reset_state()
+    alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+    AcceleratorState._reset_state(reset_partial_state=alone)
     GradientState._reset_state()
-    return Accelerator(mixed_precision=mixed_precision)
+    return Accelerator(mixed_precision=mixed_precision, cpu=cpu)
