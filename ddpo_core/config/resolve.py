@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 CLIP_RANGE = "clip_range"  # a short way to say `--estimator NAME,clip-range=…`
 ORIGINS = "origins"  # the table in config.toml that tells, and does not set
 DEFAULT = "default"
+ARGUMENT = "argument"  # the origin of what Python gave; its errors are told by `phrasing`
 ALTERNATIVES = (("prompts", "prompt"), ("reward", "task"))
 
 
@@ -34,7 +35,7 @@ ALTERNATIVES = (("prompts", "prompt"), ("reward", "task"))
 class Layer:
     """Some settings and who gave them."""
 
-    origin: str  # "preset demo", "file runs/x/config.toml", "flag"
+    origin: str  # "preset demo", "file runs/x/config.toml", "flag", "argument"
     values: Mapping[str, object]
 
 
@@ -281,7 +282,7 @@ def _same(origin: str, setting: Setting, value: object, kind: type, expected: st
 
 
 def _wrong(origin: str, setting: Setting, expected: str, value: object) -> str:
-    name = setting.flag if origin == "flag" else f"{origin}: {setting.name}"
+    name = setting.flag if origin in ("flag", ARGUMENT) else f"{origin}: {setting.name}"
     return f"{name} must be {expected}; got {value!r}"
 
 
