@@ -14,7 +14,7 @@ HEAD = """\
 # Command line
 
 What the commands declare, as `ddpo COMMAND --help` shows it. A spec is `NAME[:WEIGHT][,KEY=VALUE]…`, for
-rewards, models, samplers, estimators and prompts alike. Every command takes `--debug`, which shows tracebacks.
+rewards, models, samplers, estimators and prompts alike. Every command takes `--debug`, to show tracebacks.
 
 """
 EXIT_CODES = re.compile(r"^    (\d+) +(.*)$", re.MULTILINE)
