@@ -123,7 +123,8 @@ def within(judge: Callable[[], T], patience: Patience, unfinished: Unfinished, s
         if unfinished.running():
             raise TookTooLong(f"it is still busy with an earlier call that took longer than {limit:g} s")
     call = in_daemon(judge)
-    wait([call, stopped], timeout=max(0.0, end - time.monotonic()), return_when=FIRST_COMPLETED)
+    either: list[Future[Any]] = [call, stopped]
+    wait(either, timeout=max(0.0, end - time.monotonic()), return_when=FIRST_COMPLETED)
     if call.done():
         return call.result()
     unfinished.add(call)
@@ -135,7 +136,8 @@ def within(judge: Callable[[], T], patience: Patience, unfinished: Unfinished, s
 def wait_until_free(unfinished: Unfinished, end: float, stopped: Future[None]) -> None:
     """Wait for abandoned calls to be over, at most to `end` of the monotonic clock."""
     while (running := unfinished.running()) and (left := end - time.monotonic()) > 0:
-        wait([*running, stopped], timeout=left, return_when=FIRST_COMPLETED)
+        either: list[Future[Any]] = [*running, stopped]
+        wait(either, timeout=left, return_when=FIRST_COMPLETED)
         if stopped.done():
             raise Stopped
 

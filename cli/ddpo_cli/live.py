@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from ddpo_cli.charts import with_error
+from ddpo_cli.failures import brief
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -143,7 +144,8 @@ class PlainView:
         for label in self._header.rewards:
             change = metrics[f"reward/{label}/mean"] - first[f"reward/{label}/mean"]
             influence = f", {standing(metrics, label)}" if len(self._header.rewards) > 1 else ""
-            parts.append(f"{label} {plus_minus(metrics, label)} ({change:+.3f}{influence})")
+            failed = f", {told}" if (told := brief(label, metrics)) else ""
+            parts.append(f"{label} {plus_minus(metrics, label)} ({change:+.3f}{influence}{failed})")
         parts += [
             f"{phase} {metrics[f'seconds/{phase}']:.1f} s"
             for phase in PHASES
@@ -250,6 +252,7 @@ class LiveView:
         return table
 
     def _curves(self) -> RenderableType:
+        from rich.console import Group
         from rich.table import Table
 
         table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim", show_edge=False)
@@ -257,7 +260,9 @@ class LiveView:
             table.add_column(title, no_wrap=True)
         for label in self._header.rewards:
             table.add_row(f"[bold]{label}[/]", *self._curve(label))
-        return table
+        failed = {label: brief(label, *self._history) for label in self._header.rewards}
+        told = [f"\n[yellow]{label}[/] so far: {text}" for label, text in failed.items() if text]
+        return Group(table, *told)
 
     def _curve(self, label: str) -> tuple[str, ...]:
         """The reward's latest mean, its change, its influence, its seconds and its sparkline."""
