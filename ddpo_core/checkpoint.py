@@ -1,7 +1,8 @@
 """Everything a run is, saved atomically and restored exactly.
 
 A checkpoint is a folder: `weights.safetensors` (trained weights only), `optimizer.pt` (optimiser and
-gradient scaler, tensors only, no code) and `state.json` (the rest). It is written beside its final name,
+gradient scaler, tensors only, no code) and `state.json` (the rest), and whatever the caller puts beside them,
+such as the command line's `plugins.json`. It is written beside its final name,
 synced and renamed, so a folder with its final name is complete, whatever was killed when.
 """
 
@@ -11,8 +12,10 @@ import json
 import os
 import random
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -81,8 +84,11 @@ def checkpoint_name(epoch: int) -> str:
     return f"{PREFIX}{epoch:06d}"
 
 
-def save(root: Path, state: RunState) -> Path:
-    """Write `root/epoch-NNNNNN` and return it, in the place of one from before an interruption."""
+def save(root: Path, state: RunState, beside: Mapping[str, bytes] = MappingProxyType({})) -> Path:
+    """Write `root/epoch-NNNNNN` and return it, in the place of one from before an interruption.
+
+    `beside` are other files that belong to it: name → content.
+    """
     final = root / checkpoint_name(state.epoch)
     unfinished = root / f"{UNFINISHED}{final.name}"
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -102,6 +108,8 @@ def save(root: Path, state: RunState) -> Path:
         "random": state.random,
     }
     (unfinished / "state.json").write_text(json.dumps(rest))
+    for name, content in beside.items():
+        (unfinished / name).write_bytes(content)
     for file in unfinished.iterdir():
         sync(file)
     sync(unfinished)

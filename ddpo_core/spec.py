@@ -57,7 +57,7 @@ class Spec:
 
     def __str__(self) -> str:
         head = self.name if self.weight == 1.0 else f"{self.name}:{_number_text(self.weight)}"
-        pairs = {key: _value_text(value) for key, value in self.options.items()}
+        pairs: dict[str, str] = {}
         if self.on_error != "raise":
             pairs["on_error"] = self.on_error
         if self.tries != 1:
@@ -66,7 +66,8 @@ class Spec:
             pairs["time_limit"] = _number_text(self.time_limit)
         if self.label != self.bare_name:
             pairs["as"] = self.label
-        return ",".join([head, *(f"{key}={value}" for key, value in pairs.items())])
+        options = [options_text(self.options)] if self.options else []
+        return ",".join([head, *options, *(f"{key}={value}" for key, value in pairs.items())])
 
     def error(self, message: str, *, key: str = "", hint: str = "") -> SpecError:
         """A `SpecError` with its caret under an option's value, or under the name where no key is given."""
@@ -138,6 +139,11 @@ def parse_all(texts: Iterable[str], *, weighted: bool = False) -> list[Spec]:
             )
         specs[spec.label] = spec
     return list(specs.values())
+
+
+def options_text(options: Mapping[str, Value]) -> str:
+    """`quality=80,mode=grey`: options as they stand in a spec."""
+    return ",".join(f"{key}={_value_text(value)}" for key, value in options.items())
 
 
 class _Pair(NamedTuple):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpo_cli import charts, pages
+from ddpo_cli import charts, pages, provenance
 from ddpo_cli.charts import with_error
 from ddpo_cli.eval_matrix import BASE, Column, Matrix, Plan, Row, Share
 from ddpo_cli.pages import Shot
@@ -132,7 +132,7 @@ def _terminal_shares(matrix: Matrix, prompts: str, shares: Sequence[Share]) -> A
 
 
 def write(
-    folder: Path, matrix: Matrix, facts: Mapping[str, object], galleries: Mapping[Any, Gallery]
+    folder: Path, matrix: Matrix, facts: Mapping[str, Any], galleries: Mapping[Any, Gallery]
 ) -> list[Path]:
     """eval.csv, eval.json and eval.html in `folder`."""
     contents = {
@@ -181,7 +181,7 @@ def as_csv(matrix: Matrix) -> str:
     return buffer.getvalue()
 
 
-def as_json(matrix: Matrix, facts: Mapping[str, object]) -> str:
+def as_json(matrix: Matrix, facts: Mapping[str, Any]) -> str:
     """Everything, each unit's own score included, so that other statistics can be made of it."""
     record = {
         "schema": SCHEMA,
@@ -255,7 +255,7 @@ class GroupFigure:
     models: Sequence[tuple[str, Sequence[Shot]]]
 
 
-def as_page(matrix: Matrix, facts: Mapping[str, object], galleries: Sequence[Gallery]) -> str:
+def as_page(matrix: Matrix, facts: Mapping[str, Any], galleries: Sequence[Gallery]) -> str:
     """The self-contained page."""
     shares = matrix.shares()
     return pages.render(
@@ -267,6 +267,7 @@ def as_page(matrix: Matrix, facts: Mapping[str, object], galleries: Sequence[Gal
             "runs": matrix.runs,
             "sets": [_set(matrix, name, shares, galleries) for name in matrix.prompts],
             "missing": matrix.missing,
+            "givers": provenance.givers(facts["provenance"]),
             "clear": CLEAR,
         },
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddpo_cli import config_file, eval_show
+from ddpo_cli import config_file, eval_show, provenance
 from ddpo_cli.eval_matrix import (
     BASE,
     Column,
@@ -143,6 +143,7 @@ def evaluate(
         "num_steps": look.config.num_steps,
         "guidance_scale": look.config.guidance_scale,
         "sampler": look.config.sampler,
+        "provenance": _given_by(look, reward or _all_rewards(look), terms),
     }
     eval_show.to_terminal(matrix)
     for file in eval_show.write(folder, matrix, facts, pictures):
@@ -311,8 +312,21 @@ def _all_rewards(look: Look) -> list[str]:
 
 
 def _term(look: Look, text: str) -> Term:
-    return parts.make_term(
-        look.registry, specs.with_judges(look.registry, look.config.model, text), watched=False
+    return parts.make_term(look.registry, _suited(look, text), watched=False)
+
+
+def _suited(look: Look, text: str) -> str:
+    """The spec with the judges that suit the model's pictures."""
+    return specs.with_judges(look.registry, look.config.model, text)
+
+
+def _given_by(look: Look, texts: Sequence[str], terms: Sequence[Term]) -> dict[str, dict[str, Any]]:
+    """Of each reward that was built, who gives its scores."""
+    built = {term.label for term in terms}
+    return dict(
+        provenance.of_reward(look.registry, _suited(look, text))
+        for text in texts
+        if grammar.parse(text, weighted=True).label in built
     )
 
 

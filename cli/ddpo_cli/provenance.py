@@ -1,11 +1,20 @@
-"""plugins.json: which distribution, version and weights gave each part of a run."""
+"""plugins.json: which distribution, version and weights gave each part of a run, and so each score.
+
+It stands in the run's folder and in every checkpoint, and reports show it. A plugin that is installed in
+editable mode changes without a new version, so the record also has a hash over the files of its package:
+names, sizes, and 64 kB at both ends of each, which is all of any usual source file and enough to tell one
+file of weights from another. Not covered: other packages that it imports (`environment` has the versions of
+those that numbers depend on most), ddpo's own files, and what a server answers with.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +25,19 @@ from ddpo_core.errors import EnvironmentFault, UsageError
 from ddpo_core.judges import locate, sha256
 
 if TYPE_CHECKING:
+    from ddpo_cli.run_folder import RunFolder
     from ddpo_core.discovery import Registry
 
 ENVIRONMENT = ("ddpo", "torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow")
-IDENTITY = ("distribution", "version", "weights")  # what must not change under a run
+IDENTITY = {  # what must not change under a run, and how it is called
+    "distribution": "distribution",
+    "version": "version",
+    "weights": "hash of weights",
+    "files": "hash of its files",
+}
 HASHED_END = 1 << 16
+SHORT = 12  # digits of a hash that people are shown
+MODEL_FILES = (".safetensors", ".bin", ".json")
 
 
 def describe(config: RunConfig, registry: Registry) -> dict[str, Any]:
@@ -28,17 +45,27 @@ def describe(config: RunConfig, registry: Registry) -> dict[str, Any]:
     rewards = {}
     trained = task_specs.rewards_of(config)
     for text in (*trained, *config.watch):
-        found = specs.find(registry, "reward", text)
-        rewards[found.spec.label] = {
-            **_part(registry, "reward", text),
-            "weight": found.spec.weight if text in trained else 0,
-            "unit": found.info.unit,
-            "higher_is": found.info.higher_is,
-        }
+        label, part = of_reward(registry, text)
+        rewards[label] = part if text in trained else {**part, "weight": 0}
     parts = {kind: _part(registry, kind, getattr(config, kind)) for kind in ("model", "sampler", "estimator")}
     if config.prompts:
         parts["prompts"] = _part(registry, "prompts", config.prompts)
     return {"rewards": rewards, "parts": parts, "environment": environment()}
+
+
+def of_reward(registry: Registry, text: str) -> tuple[str, dict[str, Any]]:
+    """A reward's label, and who gives its scores."""
+    found = specs.find(registry, "reward", text)
+    return found.spec.label, {
+        **_part(registry, "reward", text),
+        "weight": found.spec.weight,
+        "unit": found.info.unit,
+        "higher_is": found.info.higher_is,
+        "options": dict(found.spec.options),
+        "on_error": found.spec.on_error,
+        "tries": found.spec.tries,
+        "time_limit": found.spec.time_limit,
+    }
 
 
 def environment() -> dict[str, str]:
@@ -54,8 +81,9 @@ def environment() -> dict[str, str]:
 
 def _part(registry: Registry, kind: str, text: str) -> dict[str, Any]:
     found = specs.find(registry, kind, text)
-    weights = {item.name: item.sha256 for item in getattr(found.info, "weights", ()) if item.sha256}
-    weights |= dict(_judges(found.spec.options)) if kind == "reward" else {}
+    weights = dict(_judges(found.spec.options)) if kind == "reward" else {}
+    if not weights:  # where options name none, those that the plugin names by their checksums
+        weights = {item.name: item.sha256 for item in getattr(found.info, "weights", ()) if item.sha256}
     pretrained = found.spec.options.get("pretrained")
     if isinstance(pretrained, str) and Path(pretrained).is_dir():
         weights["pretrained"] = fingerprint(Path(pretrained))
@@ -64,6 +92,7 @@ def _part(registry: Registry, kind: str, text: str) -> dict[str, Any]:
         "distribution": found.distribution,
         "version": found.version or _file_version(found.source),
         "weights": weights,
+        "files": "" if found.distribution == "ddpo" else package_hash(found.source),
     }
 
 
@@ -86,12 +115,39 @@ def _file_version(source: str) -> str:
     return f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}" if file.is_file() else ""
 
 
-def fingerprint(folder: Path) -> str:
+def package_hash(source: str) -> str:
+    """The hash over the package of an entry point (`package.module:attribute`).
+
+    Nothing for a loose file, whose version is one, and for a module that is in no file.
+    """
+    place = _package(source.partition(":")[0]) if not Path(source).is_file() else None
+    if place is None:
+        return ""
+    if place.is_file():
+        return sha256(place)
+    return fingerprint(place, lambda path: path.suffix != ".pyc")
+
+
+def _package(module: str) -> Path | None:
+    """The folder of a module's outermost package that has an `__init__`, or the file of a lone module."""
+    parts = module.split(".")
+    for count in range(1, len(parts) + 1):
+        try:
+            spec = importlib.util.find_spec(".".join(parts[:count]))
+        except (ImportError, ValueError):  # it went, or was put into sys.modules by hand
+            return None
+        if spec is not None and spec.origin is not None:  # a namespace package has none
+            file = Path(spec.origin)
+            return file.parent if file.name == "__init__.py" else file if file.is_file() else None
+    return None
+
+
+def fingerprint(
+    folder: Path, is_counted: Callable[[Path], bool] = lambda path: path.suffix in MODEL_FILES
+) -> str:
     """SHA-256 over names, sizes, heads and tails of a model's files: cheap, and a retrained one differs."""
     digest = hashlib.sha256()
-    for file in sorted(
-        path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin", ".json")
-    ):
+    for file in sorted(path for path in folder.rglob("*") if is_counted(path) and path.is_file()):
         digest.update(f"{file.relative_to(folder)} {file.stat().st_size}\n".encode())
         with file.open("rb") as opened:
             digest.update(opened.read(HASHED_END))
@@ -100,23 +156,94 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], *, allowed: bool) -> None:
-    """Raise `UsageError` where a part of the run comes from elsewhere than when it began."""
-    changes = list(_changes(before, now))
-    if changes and not allowed:
+# ---- going on with others ----------------------------------------------------------------------------
+
+
+def gone_on(
+    folder: RunFolder, latest: int | None, now: Mapping[str, Any], *, allowed: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """The record of a run that goes on from epoch `latest`, and a line for all that is not as it was.
+
+    What counts is the record in the checkpoint. That in the run's folder differs from it where the run was
+    resumed with other plugins and ended before it saved; it counts, too. Raises `UsageError` that names the
+    differences, unless they are allowed; then the record keeps them, with the epoch that they follow.
+    """
+    begun = folder.read_json(folder.plugins)
+    saved = folder.checkpoint_plugins(latest) if latest else {}
+    lines = list(changes(saved or begun, now))
+    unsaved = [line for line in changes(begun, now) if line not in lines]
+    told = [*lines, *(f"{line} (since the checkpoint of epoch {latest})" for line in unsaved)]
+    if told and not allowed:
         raise UsageError(
-            "this run was begun with other plugins:\n  " + "\n  ".join(changes),
+            "this run was made with other plugins:\n  " + "\n  ".join(told),
             hint="install those again, or accept that it becomes another run: --allow-plugin-change",
         )
+    kept = list((saved or begun).get("changes", ()))
+    if lines and latest:
+        kept.append({"after_epoch": latest, "what": lines})
+    return {**now, **({"changes": kept} if kept else {})}, told
 
 
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What is not as it was, a line for each; what an older record does not know is not compared."""
     for group in ("rewards", "parts"):
         for name, then in before.get(group, {}).items():
             here = now.get(group, {}).get(name, {})
-            for key in IDENTITY:
-                if then.get(key) != here.get(key):
-                    yield f"{group.removesuffix('s')} {name}: {key} was {then.get(key)}, is {here.get(key)}"
+            for key, word in IDENTITY.items():
+                was, is_now = _compared(then.get(key), here.get(key))
+                if was != is_now and key in then:
+                    yield f"{group.removesuffix('s')} {name}: {word} was {_said(was)}, is {_said(is_now)}"
+
+
+def _compared(was: Any, is_now: Any) -> tuple[Any, Any]:
+    """Of weights, those that both records name."""
+    if not isinstance(was, Mapping) or not isinstance(is_now, Mapping):
+        return was, is_now
+    both = was.keys() & is_now.keys()
+    differ = sorted(name for name in both if was[name] != is_now[name])
+    return {name: was[name] for name in differ}, {name: is_now[name] for name in differ}
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {short(value[name])}" for name in value)
+    return short(str(value)) if value else "unknown"
+
+
+def short(text: str) -> str:
+    """A hash as people are shown it; anything else as it is."""
+    is_hash = len(text) == 64 and all(letter in "0123456789abcdef" for letter in text)
+    return text[:SHORT] if is_hash else text
+
+
+# ---- for people --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Giver:
+    """Who gave a reward's scores, in words."""
+
+    label: str
+    name: str
+    distribution: str  # and its version
+    files: str  # short hash
+    weights: Sequence[str]  # "name hash"
+    options: str
+
+
+def givers(rewards: Mapping[str, Mapping[str, Any]]) -> list[Giver]:
+    """The rows of a page's table. Records of an older ddpo know less."""
+    return [
+        Giver(
+            label,
+            part["name"],
+            f"{part['distribution']} {part['version']}".strip(),
+            short(part.get("files", "")),
+            [f"{name} {short(digest)}" for name, digest in part.get("weights", {}).items()],
+            grammar.options_text(part.get("options", {})),
+        )
+        for label, part in rewards.items()
+    ]
 
 
 def labels(config: RunConfig) -> dict[str, float]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ddpo_cli import charts, grids, pages
+from ddpo_cli import charts, failures, grids, pages, provenance
 from ddpo_cli.charts import Curve
 from ddpo_cli.live import duration
 from ddpo_cli.pages import PIXELATED_BELOW, Shot, data_uri
@@ -106,6 +106,12 @@ def contents(folder: RunFolder) -> dict[str, Any]:
         "model": str(stored.get("model", "")).partition(",")[0],
         "tiles": _tiles(stored, history, folder, weights),
         "cards": cards,
+        "failures": [
+            tally.told()
+            for tally in failures.tallies(plugins, history, int(stored.get("samples_per_epoch", 0)))
+        ],
+        "givers": provenance.givers(plugins.get("rewards", {})),
+        "changes": plugins.get("changes", []),
         "pairs": _pairs(folder, drawn),
         "drawn": drawn,
         "strips": _strips(folder, drawn),
@@ -261,7 +267,6 @@ def _plain(value: object) -> str:
 
 
 def _parts(plugins: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """(what, name, distribution, version) of everything that a plugin gave."""
-    rows = [(f"reward {label}", part) for label, part in plugins.get("rewards", {}).items()]
-    rows += list(plugins.get("parts", {}).items())
+    """(what, name, distribution, version) of everything besides rewards that a plugin gave."""
+    rows = plugins.get("parts", {}).items()
     return [(what, part["name"], part["distribution"], part["version"]) for what, part in rows]

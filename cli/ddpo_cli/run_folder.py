@@ -4,7 +4,7 @@
     metrics.jsonl    one object an epoch
     images/          the fixed-seed grid, epoch 0 is before training
     records/         epoch-000012.json …: what rewards said of single pictures, a few of them
-    checkpoints/     epoch-000012/ …: the latest, the best and every so many
+    checkpoints/     epoch-000012/ …: the latest, the best and every so many, each with its plugins.json
     adapter/         the trained weights in diffusers' format
     plugins.json     which distribution, version and weights gave each part
     report.html      to look at
@@ -26,12 +26,9 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ddpo_core.errors import CheckpointError, UsageError
-
-if TYPE_CHECKING:
-    from ddpo_core.checkpoint import RunState
 
 Metrics = dict[str, float]
 
@@ -157,11 +154,10 @@ class RunFolder:
         found = (re.fullmatch(r"epoch-(\d+)", entry.name) for entry in self.checkpoints.iterdir())
         return sorted(int(match[1]) for match in found if match)
 
-    def save_checkpoint(self, state: RunState, save: Callable[[Path, RunState], None]) -> None:
-        """Write a checkpoint, whole or not at all (`save` is `ddpo_core.checkpoint.save`)."""
-        self.checkpoints.mkdir(exist_ok=True)
-        save(self.checkpoint(state.epoch), state)
-        sync_folder(self.checkpoints)
+    def checkpoint_plugins(self, epoch: int) -> Any:
+        """The checkpoint's own plugins.json; empty where an older ddpo wrote it."""
+        record = self.checkpoint(epoch) / self.plugins.name
+        return self.read_json(record) if record.is_file() else {}
 
     def latest_checkpoint(self) -> int | None:
         """The last epoch that was saved."""

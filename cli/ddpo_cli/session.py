@@ -149,7 +149,8 @@ class Session:
     def _save(self, state: Any) -> None:
         from ddpo_core import checkpoint
 
-        checkpoint.save(self.folder.checkpoints, state)
+        beside = {self.folder.plugins.name: self.folder.plugins.read_bytes()}
+        checkpoint.save(self.folder.checkpoints, state, beside)
         self._publish()
 
     def _publish(self) -> None:

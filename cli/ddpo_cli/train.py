@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddpo_cli import config_file, flags, provenance
+from ddpo_cli import config_file, failures, flags, provenance
+from ddpo_cli.console import style
 from ddpo_cli.flags import with_setting_flags
 from ddpo_cli.live import Header, View, make_view
 from ddpo_cli.run_folder import RunFolder
@@ -141,16 +144,25 @@ def _resume(
         rehearsal.show(resolved, registry)
         return
     now = provenance.describe(resolved.config, registry)
-    provenance.refuse_changes(folder.read_json(folder.plugins), now, allowed=allow_plugin_change)
     latest = folder.latest_checkpoint()
+    record, differences = provenance.gone_on(folder, latest, now, allowed=allow_plugin_change)
     if resolved.config.epochs < (latest or 0):
         raise UsageError(
             f"--epochs {resolved.config.epochs}: this run has done {latest} already; epochs can be raised"
         )
     if is_first_process():
-        folder.write_json(folder.plugins, now)
+        _warn_of(differences)
+        folder.write_json(folder.plugins, record)
         write_config(folder, resolved)
     _run(folder, resolved, registry, make_header(folder, resolved.config, now), latest)
+
+
+def _warn_of(differences: Sequence[str]) -> None:
+    """Name what is not as it was, in a run that goes on all the same."""
+    if differences:
+        warning = style("warning:", "yellow", sys.stderr)
+        listed = "\n  ".join(differences)
+        print(f"{warning} this run goes on with other plugins than it had:\n  {listed}", file=sys.stderr)
 
 
 def resumed(before: Resolved, after: RunConfig, folder: RunFolder) -> Resolved:
@@ -189,6 +201,9 @@ def _run(
     if not is_first_process():
         return
     report.write_report(folder)
+    plugins, history = folder.read_json(folder.plugins), folder.read_metrics()
+    for tally in failures.tallies(plugins, history, resolved.config.samples_per_epoch):
+        view.say(tally.told())
     if outcome.interrupted:
         view.say(
             f"Stopped after epoch {outcome.epoch} of {resolved.config.epochs}, saved. To go on: {goes_on}"

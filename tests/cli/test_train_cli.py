@@ -40,6 +40,7 @@ def test_a_run_leaves_the_whole_folder(ddpo):
     assert kept == [
         "adapter/diffusion_pytorch_model.safetensors",
         "checkpoints/epoch-000002/optimizer.pt",
+        "checkpoints/epoch-000002/plugins.json",
         "checkpoints/epoch-000002/state.json",
         "checkpoints/epoch-000002/weights.safetensors",
         "config.toml",

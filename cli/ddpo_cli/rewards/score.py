@@ -16,6 +16,7 @@ from ddpo_core.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ddpo_core.discovery import Registry
     from ddpo_core.rewards import Term
     from ddpo_core.types import Prompt, Scores
 
@@ -75,27 +76,37 @@ def score(
     ddpo rewards score align --images cat.png --prompt "a cat riding a bike"
     """
     pictures = found(images, prompts, prompt)
-    term = built(reward, model, plugin or ())
+    from ddpo_cli import provenance
+
+    registry, spec = asked_for(reward, model, plugin or ())
+    term = built(registry, spec)
     scores = judged(term, pictures)
+    _, given_by = provenance.of_reward(registry, spec)
     if html is not None:
-        html.write_text(page(term, pictures, scores), encoding="utf-8")
+        html.write_text(page(term, pictures, scores, given_by), encoding="utf-8")
     if as_json:
-        print_json(term, pictures, scores)
+        print_json(term, pictures, scores, given_by)
     else:
         print_table(term, pictures, scores)
         if html is not None:
             print(f"\n{html}")
 
 
-def built(text: str, model: str | None, plugins: Sequence[str]) -> Term:
-    """The reward, built, with the options that suit a model's pictures where the user gave none."""
+def asked_for(text: str, model: str | None, plugins: Sequence[str]) -> tuple[Registry, str]:
+    """The reward's spec, with the options that suit a model's pictures where the user gave none."""
     from ddpo_core.config import specs
-    from ddpo_core.config.parts import make_term, quiet_loading, require_torch
     from ddpo_core.config.resolve import Layer, make_registry
 
     registry = make_registry([Layer("flag", {"plugin": list(plugins)})])
     spec = specs.with_judges(registry, model, text) if model else text
     specs.find(registry, "reward", spec)  # an unknown name is told of before torch is imported
+    return registry, spec
+
+
+def built(registry: Registry, spec: str) -> Term:
+    """The reward itself."""
+    from ddpo_core.config.parts import make_term, quiet_loading, require_torch
+
     require_torch()
     quiet_loading()
     return make_term(registry, spec, watched=False)
@@ -242,7 +253,7 @@ def described(pictures: Sequence[Picture], scores: Scores) -> list[dict[str, Any
     ]
 
 
-def print_json(term: Term, pictures: Sequence[Picture], scores: Scores) -> None:
+def print_json(term: Term, pictures: Sequence[Picture], scores: Scores, given_by: Mapping[str, Any]) -> None:
     from ddpo_cli.console import emit_json
 
     mean, stderr, count = summary(scores)
@@ -253,6 +264,8 @@ def print_json(term: Term, pictures: Sequence[Picture], scores: Scores) -> None:
             "mean": mean,
             "stderr": stderr,
             "count": count,
+            "failures": scores.failures,
+            "provenance": given_by,
             "images": described(pictures, scores),
         }
     )
@@ -283,10 +296,11 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
-def page(term: Term, pictures: Sequence[Picture], scores: Scores) -> str:
+def page(term: Term, pictures: Sequence[Picture], scores: Scores, given_by: Mapping[str, Any]) -> str:
     """The pictures with what was said of them, best first, in one HTML file."""
     from PIL import Image
 
+    from ddpo_cli import provenance
     from ddpo_cli.pages import render, shot
 
     said = described(pictures, scores)
@@ -310,5 +324,6 @@ def page(term: Term, pictures: Sequence[Picture], scores: Scores) -> str:
             "stderr": "" if math.isnan(stderr) else f"{stderr:.3g}",
             "count": count,
             "shots": shots,
+            "givers": provenance.givers({term.label: given_by}),
         },
     )
