@@ -78,7 +78,7 @@ def ddpo_models() -> Iterable[ModelInfo]:
                 },
                 "rwr-sparse": {
                     "estimator": "rwr-sparse,percentile=0.75,inner_epochs=16",
-                    "learning_rate": 1e-3,
+                    "learning_rate": 2.5e-3,
                     "epochs": 10,
                     "samples_per_epoch": 128,
                     "updates_per_epoch": 2,
