@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -56,12 +57,11 @@ class Parts:
 def require_torch() -> None:
     """Raise `EnvironmentFault` where the base install alone is there."""
     try:
-        import accelerate  # noqa: F401
-        import diffusers  # noqa: F401
-        import torch  # noqa: F401
+        for package in ("torch", "diffusers", "accelerate"):  # the one that says most comes first
+            importlib.import_module(package)
     except ImportError as error:
         raise EnvironmentFault(
-            f"training needs the package '{error.name}', which is not installed",
+            f"this needs the package '{error.name}', which is not installed",
             hint='pip install "ddpo[train]"',
         ) from error
 
