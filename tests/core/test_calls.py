@@ -168,29 +168,25 @@ def test_a_call_within_its_limit_is_like_one_without():
     assert (scores.failures, scores.timeouts) == (0, 0)
 
 
-@pytest.mark.parametrize(("policy", "first"), [("drop", np.nan), ("impute", 0.375)])
-def test_an_abandoned_call_costs_its_own_samples_and_no_others(gate, policy, first):
+def test_an_abandoned_call_costs_its_own_samples_and_no_others():
     def slow_once(images, prompts):
-        if prompts[0].text == "a cat" and images.max() == 0:
-            time.sleep(0.15)  # over its limit, and over before that of the next call
+        if images.max() == 0:
+            time.sleep(0.7)  # over its limit, and over before that of the next call
         return brightness(images, prompts)
 
-    term = objective(slow_once, time_limit=0.1, on_error=policy)
-    scores = one_by_one(term)
-    assert scores.values[1:].tolist() == [0.25, 0.5]
+    scores = one_by_one(objective(slow_once, time_limit=0.5, on_error="drop"))
+    assert np.isnan(scores.values[0]) and scores.values[1:].tolist() == [0.25, 0.5]
     assert (scores.failures, scores.timeouts) == (1, 1)
-    if policy == "drop":
-        assert np.isnan(scores.values[0])
 
 
-def test_a_call_that_took_too_long_is_made_again(gate):
+def test_a_call_that_took_too_long_is_made_again():
     def slow_once(images, prompts, asked=[]):  # noqa: B006
         asked.append(1)
         if len(asked) == 1:
-            time.sleep(0.15)
+            time.sleep(0.7)
         return brightness(images, prompts)
 
-    scores = objective(slow_once, time_limit=0.1, tries=2).score(IMAGES, PROMPTS)["mine"]
+    scores = objective(slow_once, time_limit=0.5, tries=2).score(IMAGES, PROMPTS)["mine"]
     assert scores.values.tolist() == [0.0, 0.25, 0.5]
     assert (scores.failures, scores.retries, scores.timeouts) == (0, 1, 1)
 
@@ -206,7 +202,7 @@ def test_a_reward_is_never_called_beside_an_abandoned_call_of_its_own(gate):
 
 def test_a_thread_safe_reward_is_called_again_beside_it(gate):
     reward = Hangs(gate, {1})
-    scores = objective(reward, time_limit=0.2, tries=2, thread_safe=True).score(IMAGES, PROMPTS)["mine"]
+    scores = objective(reward, time_limit=0.5, tries=2, thread_safe=True).score(IMAGES, PROMPTS)["mine"]
     assert scores.values.tolist() == [0.0, 0.25, 0.5]
     assert reward.most_inside == 2
 
