@@ -2,9 +2,9 @@
 
 python benchmarks/compare_estimators.py [--seeds 0 1 2] [--queries 768] [--reward jpeg] [--out runs/compare]
 
-Trains every estimator with every seed through `ddpo train`, each with settings that suit it on the pocket model
-(TUNED, and `ddpo train --estimator NAME --dry-run`), then looks at all runs with one `ddpo eval`: the same
-prompts and the same noise before and after. Prints a table, and writes compare.json, compare.csv and
+Trains every estimator with every seed through `ddpo train`, each with settings that suit it on the pocket
+model (TUNED, and `ddpo train --estimator NAME --dry-run`), then looks at all runs with one `ddpo eval`: the
+same prompts and the same noise before and after. Prints a table, and writes compare.json, compare.csv and
 curves.csv. Runs that are finished are not run again, and one that was interrupted goes on.
 What stands after `--` goes to every `ddpo train`. The last of ESTIMATORS is a control: RWR with equal weights
 is plain denoising of what was sampled, which may raise a reward too.
