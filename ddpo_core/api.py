@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
 from ddpo_core.config import parts, specs
 from ddpo_core.config.given import Handover, Rewards
-from ddpo_core.config.nearest import did_you_mean
 from ddpo_core.config.phrasing import ARGUMENTS, in_python, told_in_python
 from ddpo_core.config.resolve import (
     ARGUMENT,
@@ -28,6 +27,7 @@ from ddpo_core.config.resolve import (
 from ddpo_core.config.settings import RunConfig, Setting, declared
 from ddpo_core.config.task_specs import TaskText
 from ddpo_core.errors import UnknownName, UsageError
+from ddpo_core.nearest import did_you_mean
 from ddpo_core.types import Prompt, Scores
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, get_args
 
 from ddpo_core import spec as grammar
-from ddpo_core.config.nearest import did_you_mean
 from ddpo_core.errors import SpecError, UnknownName, UsageError
 from ddpo_core.info import Info, ModelInfo, PromptSetInfo, RewardInfo
+from ddpo_core.nearest import did_you_mean
 from ddpo_core.types import Prompt, Scores
 
 if TYPE_CHECKING:
@@ -123,10 +123,9 @@ class Handover:
         return Registry([*self.installed.plugins, own], self.installed.unmatched)
 
     def _named(self, kind: str, info: Info) -> str:
-        """Keep a record; the name by which a spec finds it, also beside an installed one of that name."""
+        """Keep a record; the name by which a spec finds it."""
         self.infos[kind].append(info)
-        clashes = any(entry.is_called(info.name) for entry in self.installed.entries(kind))
-        return f"{PROGRAM}/{info.name}" if clashes else info.name
+        return info.name
 
     # ---- rewards ---------------------------------------------------------------------------------
 
@@ -151,14 +150,14 @@ class Handover:
         label = _name_of(what)
         if not label:
             raise UsageError(f"{who}: a lambda has no name", hint=f"give it one: {who}={{'mine': lambda …}}")
-        return str(grammar.Spec(self._judge(who, label, what)))
+        return str(grammar.Spec(self._judge(who, label, what), label=label))
 
     def _labelled(self, who: str, label: str, value: object, weighted: bool) -> str:
         what, weight, options = _taken_apart(who, label, value)
         if weight is not None and not weighted:
             raise UsageError(f"{who}: {label} is scored and not trained on, so it takes no weight")
         if callable(what):
-            spec = grammar.Spec(self._judge(who, label, what))
+            spec = grammar.Spec(self._judge(who, label, what), label=label)
         else:
             spec = grammar.parse(label if what is None else what, weighted=True)
             spec = replace(spec, label=label if what is not None else spec.label, text="")
@@ -166,7 +165,10 @@ class Handover:
         return str(replace(spec, options={**spec.options, **options}))
 
     def _judge(self, who: str, label: str, judge: Any) -> str:
-        """The name of a reward of this program. Raises `UsageError` for what cannot be one."""
+        """The name of a reward of this program, which is its label unless an installed one has that name.
+
+        Raises `UsageError` for what cannot be a reward.
+        """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", label):
             raise UsageError(f"{who}: a label holds letters, digits, '-', '.' and '_'; got {label!r}")
         if isinstance(judge, type):
@@ -175,11 +177,18 @@ class Handover:
                 hint=f"write {who}={{{label!r}: {judge.__name__}()}}",
             )
         _check_takes_images_and_prompts(who, label, judge)
+        is_taken = any(entry.is_called(label) for entry in self.installed.entries("reward"))
+        name = f"{PROGRAM}-{label}" if is_taken else label
+        if any(info.name == name for info in self.infos["reward"]):
+            raise UsageError(
+                f"{who}: two rewards are both called {label!r}",
+                hint=f"give each a label of its own: {{'{label}-2': {label}, …}}",
+            )
         declared = getattr(judge, "info", None)
         info = declared if isinstance(declared, RewardInfo) else _info(label, judge, {})
         own = judge if isinstance(judge, OwnReward) else OwnReward(judge, info)
         # it is built already: what it needs to be built is no concern of this run
-        made = replace(info, name=label, aliases=(), options=(), requires=(), factory=lambda: own)
+        made = replace(info, name=name, aliases=(), options=(), requires=(), factory=lambda: own)
         return self._named("reward", made)
 
     # ---- prompts ---------------------------------------------------------------------------------
