@@ -46,7 +46,7 @@ def as_tensor(picture: Picture) -> Tensor:
             with Image.open(picture) as opened:
                 picture = opened.convert("RGBA")
         except (OSError, UnidentifiedImageError, AttributeError) as error:
-            raise UsageError(f"cannot read the picture {picture}: {error}") from error
+            raise UsageError(f"cannot read {picture} as a picture: {error}") from error
     picture = picture.convert("RGBA")
     flat = Image.new("RGBA", picture.size, "white")
     flat.alpha_composite(picture)

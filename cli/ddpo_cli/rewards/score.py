@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ddpo_core.errors import UsageError
+from ddpo_core.nearest import nearest_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from ddpo_core.types import Prompt, Scores
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def files_of(given: Path) -> list[Path]:
     if given.is_file():
         return [given]
     if not given.is_dir():
-        raise UsageError(f"--images: there is no file or folder {given}")
+        raise UsageError(f"--images: there is no file or folder {given}{nearest_path(given)}")
     files = sorted(file for file in given.iterdir() if file.suffix.lower() in SUFFIXES)
     if not files:
         raise UsageError(f"--images: expected {', '.join(SUFFIXES)} in {given}, found none")
@@ -168,18 +168,9 @@ def read_prompts(path: Path) -> dict[str, Prompt]:
 
 def pixels(file: Path) -> Tensor:
     """The picture [3, H, W] float32 in [0, 1]; transparency lies on white."""
-    import numpy as np
-    import torch
-    from PIL import Image, UnidentifiedImageError
+    from ddpo_core.scoring import as_tensor
 
-    try:
-        with Image.open(file) as opened:
-            picture = opened.convert("RGBA")
-    except (OSError, UnidentifiedImageError) as error:
-        raise UsageError(f"--images: cannot read {file}: {error}") from error
-    flat = Image.new("RGBA", picture.size, "white")
-    flat.alpha_composite(picture)
-    return torch.from_numpy(np.asarray(flat.convert("RGB"), dtype=np.float32) / 255).permute(2, 0, 1)
+    return as_tensor(file)
 
 
 # ---- judging -----------------------------------------------------------------------------------------
@@ -187,38 +178,11 @@ def pixels(file: Path) -> Tensor:
 
 def judged(term: Term, pictures: Sequence[Picture]) -> Scores:
     """All scores, in the pictures' order; pictures are judged together as the reward's scope asks."""
-    import torch
+    from ddpo_core.scoring import judge
 
-    from ddpo_core.rewards import call_reward, merge, settled
-
-    tensors = [pixels(picture.file) for picture in pictures]
-    prompts = [picture.prompt for picture in pictures]
-    parts = []
-    for rows in sets(term, pictures, [tuple(tensor.shape) for tensor in tensors]):
-        images = torch.stack([tensors[row] for row in rows])
-        parts.append((rows, call_reward(term, images, [prompts[row] for row in rows])))
-    scores = merge(parts, len(pictures))
-    return replace(scores, values=settled(term, scores.values, prompts, scores.error))
-
-
-def sets(term: Term, pictures: Sequence[Picture], shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
-    """Which pictures go into one call: batches of one size, all of one prompt, or all."""
-    keys: list[object] = {
-        "sample": list(shapes),
-        "group": [picture.prompt.text for picture in pictures],
-        "batch": [""] * len(pictures),
-    }[term.info.scope]  # type: ignore[assignment]
-    together: dict[object, list[int]] = {}
-    for row, key in enumerate(keys):
-        together.setdefault(key, []).append(row)
-    for rows in together.values():
-        if len({shapes[row] for row in rows}) > 1:
-            raise UsageError(
-                f"{term.label} judges pictures together, which have to be of one size; got"
-                f" {' and '.join(sorted({f'{shapes[row][2]} × {shapes[row][1]}' for row in rows}))}"
-            )
-    size = BATCH if term.info.scope == "sample" else len(pictures)
-    return [rows[start : start + size] for rows in together.values() for start in range(0, len(rows), size)]
+    return judge(
+        term, [pixels(picture.file) for picture in pictures], [picture.prompt for picture in pictures]
+    )
 
 
 # ---- telling -----------------------------------------------------------------------------------------
