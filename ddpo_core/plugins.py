@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ import pluggy
 from ddpo_core import hookspecs
 from ddpo_core.errors import BrokenPlugin, UsageError
 from ddpo_core.info import EstimatorInfo, Info, ModelInfo, PromptSetInfo, RewardInfo, SamplerInfo
+from ddpo_core.nearest import nearest_path
 from ddpo_core.spec import RESERVED
 
 GROUP = "ddpo"
@@ -146,7 +148,7 @@ def from_file(path: Path) -> Plugin:
     """
     path = path.resolve()
     if not path.is_file():
-        raise UsageError(f"--plugin: there is no file {path}")
+        raise UsageError(f"--plugin: there is no file {path}{nearest_path(path)}")
     name = re.sub(r"\W", "_", path.stem)
     other = importlib.util.find_spec(name)
     if other and Path(str(other.origin)).resolve() != path:
@@ -167,6 +169,64 @@ def from_file(path: Path) -> Plugin:
         hint = "mend the file, or leave --plugin out"
         raise BrokenPlugin(f"plugin {path}: {plugin.reason}", hint=hint) from plugin.error
     return plugin
+
+
+def is_path(text: str) -> bool:
+    """Whether `text` is a plugin's file or folder, and no spec."""
+    folder = Path(text)
+    return text.endswith(".py") or (folder / "pyproject.toml").is_file() or ("/" in text and folder.is_dir())
+
+
+def from_path(path: Path) -> list[Plugin]:
+    """The plugins of a loose file, or of the folder of a distribution that need not be installed.
+
+    The folder's modules then come before installed ones. Raises `BrokenPlugin` or `UsageError`.
+    """
+    if not path.exists():
+        raise UsageError(f"there is no file or folder {path}{nearest_path(path)}")
+    if path.is_file():
+        return [from_file(path)]
+    project = _project(path)
+    points = project.get("entry-points", {}).get(GROUP, {})
+    if not points:
+        raise UsageError(
+            f"{path / 'pyproject.toml'}: expected an entry point in the group {GROUP}, got none",
+            hint=f'add [project.entry-points.{GROUP}] and under it NAME = "the_module_with_the_hook"',
+        )
+    source = (path / "src" if (path / "src").is_dir() else path).resolve()
+    sys.path.insert(0, str(source))
+    name, version = str(project.get("name", path.name)), str(project.get("version", ""))
+    found = []
+    for point, module in points.items():
+        _forget_copies(module, source)
+        plugin = load(Found(name, version, point, module, metadata.EntryPoint(point, module, GROUP).load))
+        if plugin.status != "ok":
+            raise BrokenPlugin(f"plugin {name}: {plugin.reason}", hint=f"mend it in {path}") from plugin.error
+        found.append(plugin)
+    return found
+
+
+def _project(folder: Path) -> dict[str, Any]:
+    file = folder / "pyproject.toml"
+    try:
+        project: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8")).get("project", {})
+        return project
+    except FileNotFoundError:
+        raise UsageError(
+            f"{folder}: expected the folder of a plugin, with a pyproject.toml in it",
+            hint="`ddpo rewards new NAME` writes one; a loose plugin is named as its .py file",
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{file}: expected TOML, got {error}") from error
+
+
+def _forget_copies(module: str, source: Path) -> None:
+    """Drop an installed copy of a module that stands in `source`, so that this one is imported."""
+    package = module.partition(":")[0].partition(".")[0]
+    for name, loaded in list(sys.modules.items()):
+        file = getattr(loaded, "__file__", None)
+        if name.partition(".")[0] == package and file and not Path(file).resolve().is_relative_to(source):
+            del sys.modules[name]
 
 
 def load(found: Found) -> Plugin:

@@ -14,11 +14,14 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from ddpo_cli.console import emit_json, style, table
+from ddpo_cli.rewards.bench import bench
+from ddpo_cli.rewards.check import check
 from ddpo_cli.rewards.new import new
 from ddpo_cli.rewards.score import score
 from ddpo_core import __version__
 from ddpo_core.discovery import KINDS, Entry, Plugin, Registry, missing_packages, registry
 from ddpo_core.info import EstimatorInfo, ModelInfo, Option, RewardInfo, SamplerInfo
+from ddpo_core.nearest import did_you_mean
 from ddpo_core.options import spelled
 
 
@@ -59,6 +62,8 @@ def commands_for(noun: Noun) -> typer.Typer:
     if noun.kind == "reward":
         commands.command("score")(score)
         commands.command("new")(new)
+        commands.command("check")(check)
+        commands.command("bench")(bench)
     return commands
 
 
@@ -300,5 +305,6 @@ def warn(known: Registry) -> None:
 def warn_unmatched(known: Registry) -> None:
     """Tell of names in DDPO_BLOCK or DDPO_ONLY that no plugin has."""
     for name in known.unmatched:
-        message = f"DDPO_BLOCK or DDPO_ONLY names '{name}', and no installed plugin is called that"
+        meant = did_you_mean(name, [plugin.distribution for plugin in known.plugins])
+        message = f"DDPO_BLOCK or DDPO_ONLY names '{name}', and no installed plugin is called that{meant}"
         print(f"{style('warning:', 'yellow', sys.stderr)} {message}", file=sys.stderr)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ddpo_core.errors import DdpoError
 from ddpo_core.info import RewardInfo
-from ddpo_core.testing.trial import Advice, Broken, NotMade, Picture, Trial, numbers_of
+from ddpo_core.testing.trial import OF_ONE_KIND, Advice, Broken, NotMade, Picture, Trial, numbers_of
 from ddpo_core.types import Prompt, Scores
 
 TOGETHER = "it judges images together"
@@ -34,7 +34,7 @@ def finite(trial: Trial) -> str:
     if len(broken):
         raise Broken(
             f"expected finite scores, got {trial.scores[broken[0]]} for image {broken[0]} of the example"
-            " pictures; if it judges pictures of one kind only, bring some of that kind"
+            f" pictures; {OF_ONE_KIND}"
         )
     return ""
 
@@ -223,16 +223,22 @@ def in_range(trial: Trial) -> str:
     for what, score in seen:
         if not low - trial.margin <= score <= high + trial.margin:
             raise Broken(
-                f"expected scores in the declared range {low:g} … {high:g}, got {score:g} for one of {what};"
+                f"expected scores in the declared range {_span(low, high)}, got {score:g} for one of {what};"
                 " widen range= or clamp the score"
             )
-    return f"{min(s for _, s in seen):.4g} … {max(s for _, s in seen):.4g} seen of {low:g} … {high:g}"
+    return f"{min(s for _, s in seen):.4g} … {max(s for _, s in seen):.4g} seen of {_span(low, high)}"
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:g} … {high:g}".replace("inf", "∞")
 
 
 def direction(trial: Trial) -> str:
     """Pictures that the author calls better score higher."""
     if not trial.better or not trial.worse:
-        raise NotMade("it was given no pictures that are better and worse")
+        raise NotMade(
+            "bring pictures that are better and worse (--better, --worse; in tests better(), worse())"
+        )
     better, worse = _known(trial, trial.better), _known(trial, trial.worse)
     means = f"{better.mean():.4g} for the better and {worse.mean():.4g} for the worse"
     if not better.mean() > worse.mean():

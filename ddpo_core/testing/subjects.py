@@ -5,14 +5,10 @@ Only the plugin in question is loaded, so that another one that is broken breaks
 
 from __future__ import annotations
 
-import sys
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
-from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any
 
 from ddpo_core import plugins
 from ddpo_core.discovery import Entry, Registry
@@ -27,21 +23,6 @@ from ddpo_core.testing.trial import Subject
 Judges = Mapping[str, Mapping[str, OptionValue]]  # reward → options, as a model's record has them
 
 NO_JUDGES: Judges = {}
-ENTRY_POINT = '[project.entry-points.ddpo]\n  NAME = "the_module_with_the_hook"'
-
-
-def is_path(text: str) -> bool:
-    """Whether `text` names a plugin file, or the folder of a distribution."""
-    return (
-        text.endswith(".py")
-        or text in (".", "..")
-        or ("/" in text and Path(text).is_dir())
-        or _has_project(text)
-    )
-
-
-def _has_project(text: str) -> bool:
-    return (Path(text) / "pyproject.toml").is_file()
 
 
 def subject_of(registry: Registry, entry: Entry, spec: Spec) -> Subject:
@@ -82,8 +63,10 @@ def find(text: str, model: str = "") -> Subject:
     Raises `UnknownName`, `UsageError` or `BrokenPlugin`.
     """
     judges = providing("model", model)[1].info.judges if model else NO_JUDGES
-    if is_path(text):
-        found = [subject for plugin in at(Path(text)) for subject in subjects_of(plugin, judges)]
+    if plugins.is_path(text):
+        found = [
+            subject for plugin in plugins.from_path(Path(text)) for subject in subjects_of(plugin, judges)
+        ]
         if len(found) != 1:
             names = ", ".join(subject.name for subject in found) or "none"
             raise UsageError(f"expected one reward in {text}, got {names}")
@@ -125,59 +108,6 @@ def providing(kind: str, name: str) -> tuple[Registry, Entry]:
 
 def _likely(found: Found, name: str) -> bool:
     return found.entry_point == name or canonical(found.distribution).endswith(f"-{name}")
-
-
-def at(path: Path) -> list[Plugin]:
-    """The plugins of a loose file, or of a distribution's folder. Raises where one cannot be loaded."""
-    if path.is_dir():
-        return list(_of_folder(path))
-    return [plugins.from_file(path)]
-
-
-def _of_folder(folder: Path) -> Iterator[Plugin]:
-    """The plugins that a pyproject.toml names; the folder's modules come before installed ones."""
-    project = _project(folder)
-    points = project.get("entry-points", {}).get(plugins.GROUP, {})
-    if not points:
-        raise UsageError(
-            f"{folder / 'pyproject.toml'}: expected an entry point in the group ddpo, got none",
-            hint=f"add\n  {ENTRY_POINT}",
-        )
-    source = folder / "src" if (folder / "src").is_dir() else folder
-    sys.path.insert(0, str(source.resolve()))
-    name, version = str(project.get("name", folder.name)), str(project.get("version", ""))
-    for point, module in points.items():
-        _forget(module, source.resolve())
-        found = Found(name, version, point, module, EntryPoint(point, module, plugins.GROUP).load)
-        plugin = plugins.load(found)
-        if plugin.status != "ok":
-            raise BrokenPlugin(
-                f"plugin {name}: {plugin.reason}", hint="mend it, and check again"
-            ) from plugin.error
-        yield plugin
-
-
-def _project(folder: Path) -> dict[str, Any]:
-    file = folder / "pyproject.toml"
-    try:
-        project: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8")).get("project", {})
-        return project
-    except FileNotFoundError:
-        raise UsageError(
-            f"{folder}: expected a plugin's folder with a pyproject.toml, got none",
-            hint="`ddpo rewards new NAME` writes one; a loose plugin is named as a .py file",
-        ) from None
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{file}: expected TOML, got {error}") from error
-
-
-def _forget(module: str, source: Path) -> None:
-    """Drop an installed copy of a module that stands in `source`, so that this one is imported."""
-    package = module.partition(":")[0].partition(".")[0]
-    for name, loaded in list(sys.modules.items()):
-        file = getattr(loaded, "__file__", None)
-        if name.partition(".")[0] == package and file and not Path(file).resolve().is_relative_to(source):
-            del sys.modules[name]
 
 
 def _loaded(found: Found) -> Plugin:

@@ -26,6 +26,10 @@ from ddpo_core.testing.examples import example_images, example_prompts
 from ddpo_core.types import Prompt, Scores
 
 COUNT = 5  # example pictures
+OF_ONE_KIND = (
+    "if it judges pictures or prompts of one kind only, bring some (--images, --prompts; in tests images(),"
+    " prompts())"
+)
 
 
 class Broken(AssertionError):
@@ -158,9 +162,8 @@ class Trial:
         except DdpoError:
             raise
         except Exception as error:
-            raise Broken(
-                f"expected scores for {what}, got {type(error).__name__}: {str(error).strip()}"
-            ) from error
+            said = f"{type(error).__name__}: {str(error).strip()}"
+            raise Broken(f"expected scores for {what}, got {said}") from error
         seconds = time.perf_counter() - start
         edited = [] if torch.equal(given_images, images) else ["images"]
         edited += [] if told(given_prompts) == told(prompts) else ["prompts"]
@@ -183,8 +186,8 @@ class Trial:
             return self.ask(self.images, self.prompts, "the example pictures").read()
         except DdpoError as error:
             raise Broken(
-                f"expected scores for the example pictures, got {type(error).__name__}: {error}; if it judges"
-                " pictures or prompts of one kind only, bring some of that kind"
+                f"expected scores for the example pictures, got {type(error).__name__}: {error};"
+                f" {OF_ONE_KIND}"
             ) from error
 
     @cached_property
