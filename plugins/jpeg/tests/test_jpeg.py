@@ -128,6 +128,7 @@ def test_the_alias_of_the_paper_is_registered():
     assert {option.name: option.default for option in INFOS["jpeg"].options} == {
         "quality": 95,
         "resize": None,
+        "threads": None,
     }
 
 

@@ -21,6 +21,7 @@ _OPTIONS = (
     Option(
         name="resize", type="int", minimum=1, help="side in pixels of a square to resize to before encoding"
     ),
+    Option(name="threads", type="int", minimum=1, help="pictures encoded at a time; default: one per CPU"),
 )
 _DOC = """\
 The picture is rounded to 8 bits and encoded in memory with Pillow: baseline JPEG, no optimised tables, no
