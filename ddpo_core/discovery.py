@@ -13,7 +13,6 @@ import importlib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +21,7 @@ from typing import Any
 from ddpo_core import builtin, plugins
 from ddpo_core.errors import BrokenPlugin, DdpoError, EnvironmentFault, UnknownName, UsageError
 from ddpo_core.info import Info
+from ddpo_core.nearest import did_you_mean
 from ddpo_core.options import check_options
 from ddpo_core.plugins import KINDS, Filter, Found, Plugin, canonical
 from ddpo_core.spec import Spec, parse
@@ -154,8 +154,7 @@ class Registry:
             if other != kind and any(entry.is_called(name) for entry in self.entries(other)):
                 return f"; '{name}' is a {KINDS[other].word}"
         valid = [known for entry in self.entries(kind) for known in (*entry.names, entry.qualified)]
-        near = get_close_matches(name.lower().replace("_", "-"), valid, n=1)
-        return f"; did you mean '{near[0]}'?" if near else ""
+        return did_you_mean(name, valid)
 
 
 @lru_cache(maxsize=1)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from difflib import get_close_matches
 
 from ddpo_core.errors import UnknownName, UsageError
 from ddpo_core.info import Info, Option, OptionValue, RewardInfo
+from ddpo_core.nearest import did_you_mean
 from ddpo_core.spec import RESERVED, Spec, Value
 
 _EXPECTED = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}
@@ -39,8 +39,9 @@ def check_options(info: Info, spec: Spec) -> dict[str, OptionValue]:
 def _unknown(info: Info, spec: Spec, key: str) -> UnknownName:
     names = [option.name for option in info.options]
     shared = [word for word in RESERVED if word != "via"] if isinstance(info, RewardInfo) else []
-    near = get_close_matches(key, [*names, *shared], n=1)
-    meant = f"; did you mean '{near[0]}'?" if near else ""
+    meant = did_you_mean(key, [*names, *shared])
+    if key == "weight" and shared:
+        meant = f"; a weight stands behind the name: {spec.name}:{spelled(spec.options[key])}"
     text, position = spec.locate(key, value=False)
     takes = f"{info.name} takes {', '.join(names)}" if names else f"{info.name} takes no options"
     return UnknownName(
@@ -54,14 +55,15 @@ def _checked(info: Info, option: Option, spec: Spec) -> OptionValue:
     given = spec.options[option.name]
     value = _typed(given, option)
 
-    def refuse(expected: str) -> UsageError:
+    def refuse(expected: str, meant: str = "") -> UsageError:
         got = f"'{given}'" if isinstance(given, str) else spelled(given)
-        return spec.error(f"{info.name}: {option.name} must be {expected}; got {got}", key=option.name)
+        message = f"{info.name}: {option.name} must be {expected}; got {got}{meant}"
+        return spec.error(message, key=option.name)
 
     if value is None:
         raise refuse(_EXPECTED[option.type])
     if option.choices and value not in option.choices:
-        raise refuse("one of " + ", ".join(option.choices))
+        raise refuse("one of " + ", ".join(option.choices), did_you_mean(str(given), option.choices))
     if isinstance(value, int | float) and not isinstance(value, bool):
         if value < option.minimum:
             raise refuse(f"at least {option.minimum:g}")

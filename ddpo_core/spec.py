@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, cast, get_args
 
 from ddpo_core.errors import SpecError, UsageError
+from ddpo_core.nearest import did_you_mean
 
 Value = bool | int | float | str | list[object] | dict[str, object]
 OnError = Literal["raise", "drop", "impute"]
@@ -262,7 +263,8 @@ def _label(text: str, pair: _Pair) -> str:
 def _on_error(text: str, pair: _Pair, weighted: bool) -> str:
     _check_weighted(text, pair, weighted)
     if pair.value not in get_args(OnError):
-        message = f"on_error must be raise, drop or impute; got {pair.value}"
+        meant = did_you_mean(str(pair.value), get_args(OnError))
+        message = f"on_error must be raise, drop or impute; got {pair.value}{meant}"
         raise SpecError(message, spec=text, position=pair.value_at)
     return str(pair.value)
 

@@ -126,12 +126,12 @@ def evaluate(
     Before and after get the same prompts and the same noise, so a change is known better than its two ends.
     With several runs, each is also told as a share of the run that was trained on that reward alone.
     """
-    parts.require_torch()
-    parts.quiet_loading()
     values: dict[str, object] = {"device": device, "num_steps": num_steps, "guidance_scale": guidance_scale}
     given = {key: value for key, value in values.items() if value is not None}
     look = _look(source, given, [str(file) for file in plugin or ()], prompts or [], epoch, samples, seed)
     look = replace(look, batch_size=batch_size or look.config.sample_batch_size)
+    parts.require_torch()
+    parts.quiet_loading()
     terms, missing = _rewards(look, reward or [])
     with steps() as step:
         matrix, pictures = _judge(look, terms, missing, step, explicit=bool(reward))

@@ -13,11 +13,12 @@ stdout too, as {"error": {"kind", "message", "hint"}}.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +26,7 @@ from ddpo_cli import listing
 from ddpo_cli.console import emit_json, style
 from ddpo_cli.doctor import doctor
 from ddpo_core.errors import DdpoError, EnvironmentFault, UsageError
+from ddpo_core.nearest import did_you_mean
 
 # Click's usage error, wherever Typer keeps it: its own module since 0.26, the package `click` before.
 _TyperUsage: type[Exception] = typer.BadParameter.__mro__[1]
@@ -166,8 +168,29 @@ def _told(error: Exception) -> tuple[str, str, str, int]:
     if isinstance(error, _TyperUsage):
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "ddpo"
-        return "UsageError", error.format_message(), f"`{command} --help` shows what it takes", 2  # type: ignore[attr-defined]
+        return "UsageError", _usage(error, context), f"`{command} --help` shows what it takes", 2
     return kind, f"unexpected {kind}: {error}", "the same command with --debug shows where it happened", 1
+
+
+def _usage(error: Any, context: Any) -> str:
+    """What is wrong with a line; a name that is not there with the nearest one that is."""
+    message = str(error.format_message())
+    if context is None:
+        return message
+    if hasattr(error, "option_name") and hasattr(error, "possibilities"):
+        parameters = context.command.get_params(context)
+        valid = [name for p in parameters for name in (*p.opts, *p.secondary_opts) if name.startswith("-")]
+        typed = error.option_name
+        return f"`{context.command_path}` has no option '{typed}'{did_you_mean(typed, valid)}"
+    found = re.match("No such command '(.+?)'", message)
+    if not found:
+        return message
+    typed, known = found[1], context.command.commands
+    meant = did_you_mean(typed, known)
+    inner = [f"{name} {typed}" for name, group in known.items() if typed in getattr(group, "commands", ())]
+    if inner:
+        meant = f"; did you mean '{inner[0]}'?"
+    return f"`{context.command_path}` has no command '{typed}'{meant}"
 
 
 def _print_failure(message: str, hint: str) -> None:

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpo_core.errors import CheckpointError, UsageError
+from ddpo_core.nearest import nearest_path
 
 Metrics = dict[str, float]
 
@@ -115,7 +116,7 @@ class RunFolder:
         """A run that is there. Raises `UsageError` where there is none."""
         if not (root / "config.toml").is_file():
             raise UsageError(
-                f"{root} is not a run: it has no config.toml",
+                f"{root} is not a run: it has no config.toml{'' if root.exists() else nearest_path(root)}",
                 hint="give the folder that `ddpo train` wrote (--out)",
             )
         return cls(root)

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from ddpo_core import spec as grammar
 from ddpo_core.constraints import Constraint
-from ddpo_core.errors import UsageError
+from ddpo_core.errors import UnknownName, UsageError
+from ddpo_core.nearest import did_you_mean
 
 _BOUNDS = {"min": "minimum", "max": "maximum", "rate": "rate", "limit": "limit"}
 
@@ -24,12 +25,19 @@ def split(text: str) -> tuple[grammar.Spec, Constraint]:
             raise spec.error(f"'{key}' must be a number; got {value}", key=key)
         bounds[name] = float(value)
     if "minimum" not in bounds and "maximum" not in bounds:
+        wrong = _misspelt(spec) or "expects a bound in the reward's unit"
         raise UsageError(
-            f"--constraint {text}: expects a bound in the reward's unit",
+            f"--constraint {text}: {wrong}",
             hint=f"write --constraint {spec.label},min=NUMBER or max=NUMBER",
         )
     options = {key: value for key, value in spec.options.items() if key not in _BOUNDS}
     return replace(spec, options=options, text=""), Constraint(spec.label, **bounds)
+
+
+def _misspelt(spec: grammar.Spec) -> str:
+    """What to say of the first key that is nearly one of a constraint's, or nothing."""
+    meant = ((key, did_you_mean(key, _BOUNDS)) for key in spec.options)
+    return next((f"a constraint has no key '{key}'{near}" for key, near in meant if near), "")
 
 
 def written(constraint: Constraint) -> str:
@@ -55,6 +63,9 @@ def separate(texts: Sequence[str], labels: Sequence[str]) -> tuple[list[str], li
         if spec.label not in labels:
             missing.append(str(spec))
         elif spec.options:
+            meant = _misspelt(spec)
+            if meant:
+                raise UnknownName(f"--constraint {text}: {meant}")
             raise UsageError(
                 f"--constraint {text}: {spec.label} is a reward of this run; give its options there",
             )

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from ddpo_core.batches import check_batches
 from ddpo_core.config import constraint_specs, pairs, presets, specs, task_specs
-from ddpo_core.config.nearest import did_you_mean
 from ddpo_core.config.settings import DERIVED, RunConfig, Setting, declared
 from ddpo_core.errors import UnknownName, UsageError
+from ddpo_core.nearest import did_you_mean, nearest_path
 
 if TYPE_CHECKING:
     from ddpo_core.discovery import Registry
@@ -52,7 +52,7 @@ def from_file(path: Path) -> Layer:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UsageError(f"--config: there is no file {path}") from error
+        raise UsageError(f"--config: there is no file {path}{nearest_path(path)}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"--config: {path} is not readable as TOML: {error}") from error
     values.pop(ORIGINS, None)
@@ -313,6 +313,7 @@ def _check(config: RunConfig, origins: Mapping[str, str], registry: Registry) ->
             hint=f"add --updates-per-epoch {estimator.updates_per_epoch}, or take --estimator ddpo-is",
         )
     pairs.check(config, registry)
+    specs.check_files(config, registry)
     for task in task_specs.tasks_of(config):
         check_batches(
             samples_per_epoch=config.samples_per_epoch,

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ddpo_core import spec as grammar
 from ddpo_core.config import constraint_specs, task_specs
-from ddpo_core.config.nearest import did_you_mean
 from ddpo_core.config.settings import RunConfig
 from ddpo_core.errors import UnknownName, UsageError
 from ddpo_core.info import Info, Option
+from ddpo_core.nearest import did_you_mean, nearest_path
 from ddpo_core.options import check_options
 from ddpo_core.plugins import canonical as canonical_name
 
@@ -62,7 +62,13 @@ class Found:
 def find(registry: Registry, kind: str, text: str) -> Found:
     """Parse and look up. Raises `SpecError`, `UnknownName` or `BrokenPlugin`."""
     spec = grammar.parse(_spelled_out(registry, kind, text), weighted=kind == "reward")
-    entry = registry.entry(kind, spec.name)
+    try:
+        entry = registry.entry(kind, spec.name)
+    except UnknownName as error:
+        file = nearest_path(Path(text)) if kind == "prompts" and "." in text else ""
+        if not file:
+            raise
+        raise UnknownName(f"there is no prompt set and no file {text}{file}", hint=error.hint) from None
     return Found(spec, entry.info, entry.plugin.distribution, entry.plugin.version, entry.plugin.module)
 
 
@@ -74,8 +80,19 @@ def _spelled_out(registry: Registry, kind: str, text: str) -> str:
         source = resolve_prompt_source(text)
         return str(grammar.Spec(source[0], options=dict(source[1]))) if source else text
     if kind == "model" and _is_pretrained(registry, text):
+        _refuse_misspelt_folder(text)
         return str(grammar.Spec(_family(registry, text), options={"pretrained": text}))
     return text
+
+
+def _refuse_misspelt_folder(text: str) -> None:
+    """`runs/mien` reads like a hub id, and beside `runs/mine` is none. Raises `UnknownName`."""
+    meant = "" if Path(text).exists() else nearest_path(Path(text))
+    if meant:
+        raise UnknownName(
+            f"there is no folder {text}{meant}",
+            hint=f"if it is a hub id: NAME,pretrained={text}, with a name of `ddpo models list`",
+        )
 
 
 @functools.cache
@@ -129,12 +146,15 @@ def with_judges(registry: Registry, model: str, text: str) -> str:
 
 def from_table(who: str, table: Mapping[str, object]) -> str:
     """A `[[reward]]` table (name, weight, options, as, on_error, tries, time_limit) as a spec string."""
-    unknown = set(table) - {"name", "weight", "options", "as", *POLICY}
-    if unknown or not isinstance(table.get("name"), str):
-        raise UsageError(
-            f"{who} takes name, weight, options, as, on_error, tries and time_limit;"
-            f" got {', '.join(sorted(table))}"
+    keys = ("name", "weight", "options", "as", *POLICY)
+    unknown = sorted(set(table) - set(keys))
+    if unknown:
+        raise UnknownName(
+            f"{who} has no key '{unknown[0]}'{did_you_mean(unknown[0], keys)}",
+            hint=f"it takes {', '.join(keys)}",
         )
+    if not isinstance(table.get("name"), str):
+        raise UsageError(f'{who}: expects name = "…"; got {", ".join(sorted(table)) or "nothing"}')
     options = table.get("options", {})
     if not isinstance(options, Mapping):
         raise UsageError(f"{who}: options must be a table such as {{ quality = 80 }}; got {options!r}")
@@ -204,6 +224,17 @@ def _canonical(registry: Registry, kind: str, text: str) -> str:
     registry.check_options(found.info, found.spec)
     paths = {key: absolute(str(found.spec.options[key])) for key in PATH_OPTIONS if key in found.spec.options}
     return str(replace(found.spec, options={**found.spec.options, **paths}, text=""))
+
+
+def check_files(config: RunConfig, registry: Registry) -> None:
+    """Raise `UsageError` for a file to train on that is not there, with the nearest that is."""
+    for text in (task.prompts for task in task_specs.tasks_of(config)):
+        path = find(registry, "prompts", text).spec.options.get("path") if text else None
+        if isinstance(path, str) and not Path(path).expanduser().is_file():
+            raise UsageError(f"--prompts: there is no file {path}{nearest_path(Path(path))}")
+    if config.pretrain and not Path(config.pretrain).expanduser().exists():
+        meant = nearest_path(Path(config.pretrain))
+        raise UsageError(f"--pretrain: there is no file or folder {config.pretrain}{meant}")
 
 
 def absolute(text: str) -> str:

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ddpo_core import spec as grammar
-from ddpo_core.config.nearest import did_you_mean
 from ddpo_core.config.settings import RunConfig
 from ddpo_core.errors import UnknownName, UsageError
+from ddpo_core.nearest import did_you_mean
 
 SEQUENTIAL = "sequential"
 ONLY_TASK = "all"

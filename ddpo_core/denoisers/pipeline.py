@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ddpo_core.denoisers.detect import check_pipeline_class
 from ddpo_core.denoisers.lora import Targets, lora_layers
 from ddpo_core.errors import CheckpointError, EnvironmentFault, UsageError
+from ddpo_core.nearest import did_you_mean
 from ddpo_core.types import Conditioning
 
 # prompts' embeddings kept on the host: 9000 prompts of SD 1.5, 250 of FLUX.1, in float32
@@ -112,7 +113,8 @@ class PipelineDenoiser(ABC):
                 network.add_adapter(self.lora_config)
             except ValueError as error:
                 raise UsageError(
-                    f"lora_targets: no layer of this {type(network).__name__} ends in {', '.join(layers)}",
+                    f"lora_targets: no layer of this {type(network).__name__} ends in {', '.join(layers)}"
+                    + did_you_mean(layers[0], ("attention", "all")),
                     hint="take attention, all, or ends of layers' names, such as to_q",
                 ) from error
         for parameter in self.trainable_parameters():

@@ -14,8 +14,8 @@ from typing import Any
 
 from ddpo_cli.completion.lines import Line, answer, read
 from ddpo_cli.completion.values import Answer, Candidate
-from ddpo_core.config.nearest import did_you_mean
 from ddpo_core.errors import UsageError
+from ddpo_core.nearest import did_you_mean
 
 SHELL, LINE, BREAKS = "_DDPO_COMPLETE", "_DDPO_COMPLETE_LINE", "_DDPO_COMPLETE_BREAKS"
 

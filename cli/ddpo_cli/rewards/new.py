@@ -16,10 +16,10 @@ from typing import Annotated
 import typer
 
 from ddpo_core import __version__
-from ddpo_core.config.nearest import did_you_mean
 from ddpo_core.discovery import registry
 from ddpo_core.errors import UsageError
 from ddpo_core.hookspecs import PLUGIN_API
+from ddpo_core.nearest import did_you_mean
 from ddpo_core.plugins import canonical
 
 TEMPLATES = Path(__file__).parents[1] / "templates/reward"
@@ -138,8 +138,7 @@ def check_name(name: str) -> None:
         raise UsageError(f"NAME is what --reward takes; '{PREFIX}' is put before it", hint=_new(name))
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise UsageError(
-            "a reward's name is words of lower-case letters and digits, joined by '-', that begin with a"
-            f" letter; got '{name}'",
+            f"a reward's name is lower-case words joined by '-', as red-pixels; got '{name}'",
             hint=_new(name),
         )
 
@@ -158,7 +157,7 @@ def check_unused(name: str) -> None:
         if entry.is_called(name) or canonical(plugin.distribution) == PREFIX + name:
             origin = f"{plugin.distribution} {plugin.version}".strip()
             raise UsageError(
-                f"the name '{name}' is taken: {origin} is installed, with the reward '{entry.info.name}'",
+                f"the name '{name}' is taken by {origin}, which is installed",
                 hint="take another name; or write it all the same, with --force",
             )
 

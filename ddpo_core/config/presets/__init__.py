@@ -26,7 +26,7 @@ def names() -> list[str]:
 def read(name: str) -> dict[str, object]:
     """The settings of one preset. Raises `UnknownName` with the nearest one that there is."""
     if name not in names():
-        from ddpo_core.config.nearest import did_you_mean
+        from ddpo_core.nearest import did_you_mean
 
         raise UnknownName(
             f"no preset named '{name}'{did_you_mean(name, names())}", hint=f"there are: {', '.join(names())}"
