@@ -19,7 +19,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from ddpo_core.errors import RewardError
+from ddpo_core.errors import EnvironmentFault, UsageError, WrongScores
 
 T = TypeVar("T")
 
@@ -87,8 +87,8 @@ def ask(
 ) -> Answer[T]:
     """Call `judge` until it answers or its tries are used up.
 
-    A `RewardError` is the reward's own word that nothing will mend it, and is raised at once. Raises
-    `Stopped` once `stopped` is done.
+    Raises at once what no other try mends: `UsageError`, `EnvironmentFault` and `WrongScores`; and `Stopped`
+    once `stopped` is done.
     """
     error: Exception | None = None
     timeouts = 0
@@ -97,7 +97,7 @@ def ask(
             rest(retries, stopped)
         try:
             return Answer(within(judge, patience, unfinished, stopped), None, retries, timeouts)
-        except (RewardError, Stopped):
+        except (UsageError, EnvironmentFault, WrongScores, Stopped):
             raise
         except Exception as caught:
             error = caught

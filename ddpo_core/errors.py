@@ -8,7 +8,8 @@
     ├── EnvironmentFault      the machine lacks something: a plugin, a package, weights; exit code 3
     │   └── BrokenPlugin      an installed plugin that was asked for cannot be loaded
     └── RunError              the run itself failed; exit code 1
-        ├── RewardError       a reward raised, or returned what is not one finite score per image
+        ├── RewardError       a reward failed: it raised, took too long, or had no finite score
+        │   └── WrongScores   it returned what is not one score per image; no policy settles that
         ├── SelfCheckError    the run would have trained on wrong numbers
         └── CheckpointError   a checkpoint is missing, damaged or of another run
 
@@ -63,7 +64,11 @@ class RunError(DdpoError):
 
 
 class RewardError(RunError):
-    """A reward raised, or returned something that is not one finite score per image."""
+    """A reward failed. Raised by a reward, it is a failure like any other, told in the reward's own words."""
+
+
+class WrongScores(RewardError):
+    """A reward returned something that is not one score per image."""
 
 
 class SelfCheckError(RunError):

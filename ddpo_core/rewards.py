@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ddpo_core.calls import NEVER, Patience, TookTooLong, Unfinished, ask
 from ddpo_core.constraints import Constraint
-from ddpo_core.errors import RewardError, UsageError
+from ddpo_core.errors import RewardError, UsageError, WrongScores
 from ddpo_core.info import RewardInfo
 from ddpo_core.mixing import GDPO, Mixer
 from ddpo_core.protocols import Reward
@@ -132,25 +132,25 @@ def checked_scores(
 ) -> Scores:
     """Scores of shape [B]; NaN and infinities become NaN and count as failures.
 
-    Raises `RewardError` for any other shape: N² or N × 1 scores are a reward that read its batch wrongly.
+    Raises `WrongScores` for any other shape: N² or N × 1 scores are a reward that read its batch wrongly.
     """
     try:
         scores = as_scores(output)
     except (TypeError, ValueError) as error:
-        raise RewardError(
+        raise WrongScores(
             f"reward {label!r}: expected {len(prompts)} numbers, got {type(output).__name__}"
         ) from error
     if scores.values.shape != (len(prompts),):
-        raise RewardError(
+        raise WrongScores(
             f"reward {label!r}: expected one score per image, shape ({len(prompts)},);"
             f" got {scores.values.shape}"
         )
     if scores.levels is not None and scores.levels.shape != scores.values.shape:
-        raise RewardError(
+        raise WrongScores(
             f"reward {label!r}: expected one level per image or none; got {scores.levels.shape}"
         )
     if scores.details and len(scores.details) != len(prompts):
-        raise RewardError(
+        raise WrongScores(
             f"reward {label!r}: expected {len(prompts)} records of details or none, got {len(scores.details)}"
         )
     finite = np.isfinite(scores.values)
@@ -204,7 +204,8 @@ def call_reward(
     if answer.error is not None:
         if term.on_error == "raise":
             raise gave_up(term, prompts, answer.error) from answer.error
-        reason = f"{type(answer.error).__name__}: {answer.error}"
+        is_told = isinstance(answer.error, RewardError)  # in the reward's own words
+        reason = str(answer.error) if is_told else f"{type(answer.error).__name__}: {answer.error}"
         scores = Scores(np.full(len(prompts), np.nan), failures=len(prompts), error=reason)
     assert scores is not None  # a call has a value or an error
     seconds = time.perf_counter() - start
@@ -212,7 +213,9 @@ def call_reward(
 
 
 def gave_up(term: Term, prompts: Sequence[Prompt], error: Exception) -> RewardError:
-    """The error of a reward that failed in all of its tries, and what to type."""
+    """The error of a reward that failed in all of its tries, and what to type; or the reward's own."""
+    if isinstance(error, RewardError):
+        return error
     tried = f" in {term.tries} tries" if term.tries > 1 else ""
     samples = f"samples such as {prompts[0].text!r}"
     go_on = "to go on without such samples: on_error=drop (or impute)"

@@ -12,7 +12,7 @@ import torch
 
 from ddpo_core import calls
 from ddpo_core.calls import Patience, Stopped, TookTooLong, Unfinished, ask
-from ddpo_core.errors import RewardError
+from ddpo_core.errors import EnvironmentFault, RewardError, UsageError
 from ddpo_core.info import RewardInfo
 from ddpo_core.rewards import Judging, Objective, Term
 from ddpo_core.types import Prompt
@@ -116,9 +116,19 @@ def test_one_try_is_the_default_and_more_are_offered():
     assert "--reward mine,tries=3" in caught.value.hint and "on_error=drop" in caught.value.hint
 
 
-def test_what_a_reward_says_with_a_reward_error_is_final():
-    reward = Flaky(1, RewardError("the prompt names no animal"))
-    with pytest.raises(RewardError, match="the prompt names no animal"):
+def test_a_reward_error_is_a_failure_like_any_other_in_the_rewards_own_words():
+    own = RewardError("reward 'mine': the server is gone", hint="start it")
+    with pytest.raises(RewardError) as caught:
+        objective(Flaky(9, own), tries=2).score(IMAGES, PROMPTS)
+    assert caught.value is own and caught.value.hint == "start it"
+    scores = one_by_one(objective(Flaky(1, own), on_error="drop"))
+    assert (scores.failures, scores.error) == (1, "reward 'mine': the server is gone")
+
+
+@pytest.mark.parametrize("error", [UsageError("no such detector"), EnvironmentFault("no such weights")])
+def test_what_no_other_try_mends_ends_the_run_at_once_under_any_policy(error):
+    reward = Flaky(1, error)
+    with pytest.raises(type(error), match="no such"):
         objective(reward, tries=5, on_error="drop").score(IMAGES, PROMPTS)
     assert reward.calls == 1
 
@@ -131,7 +141,7 @@ def test_scores_of_the_wrong_shape_are_not_asked_for_again():
         return [1.0]
 
     with pytest.raises(RewardError, match="one score per image"):
-        objective(wrong, tries=3).score(IMAGES, PROMPTS)
+        objective(wrong, tries=3, on_error="drop").score(IMAGES, PROMPTS)
     assert len(asked) == 1
 
 

@@ -72,7 +72,7 @@ The scale is the encoder's own: an unrelated answer gets about 0.1 from one enco
 Compare scores of one `bert_model` and `bert_layers` only; both are kept with every score.
 
 An empty answer is a failure of that picture, for the run's `on_error` to settle, and no score. A server that
-does not answer is asked again `retries` times; then the run stops and says so.
+does not answer is asked again `retries` times; then all of the call's pictures have failed.
 """
 _COUNTING_DOC = """\
 For the prompt "two wolves" the model is asked "How many wolves are there in this image?" and "What animal is
