@@ -6,6 +6,7 @@ reward that edits them spoils nothing but its own check.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 from collections.abc import Callable, Sequence
@@ -146,7 +147,8 @@ class Trial:
         built = [self.__dict__.pop(name, None) for name in ("reward", "second")]
         for reward in built:
             if reward is not None and reward is not self.subject.reward:
-                getattr(reward, "close", lambda: None)()
+                with contextlib.suppress(Exception):  # the check `close` tells of it
+                    getattr(reward, "close", lambda: None)()
 
     # ---- judging
 

@@ -135,7 +135,7 @@ def check(
 
 
 def require_torch() -> None:
-    """Raise `EnvironmentFault` without torch. Its libraries for models may be missing, and stay unimported."""
+    """Raise `EnvironmentFault` without torch. Libraries for models stay unimported."""
     if importlib.util.find_spec("torch") is None:
         raise EnvironmentFault(
             "a reward judges tensors, and the package 'torch' is not installed",

@@ -71,7 +71,8 @@ class Aesthetic:
 
     def close(self) -> None:
         """Let go of CLIP; its memory is free when no other reward holds the same one."""
-        del self.tower, self.head
+        for name in ("tower", "head"):
+            vars(self).pop(name, None)  # closing twice is fine
 
 
 def _tower(

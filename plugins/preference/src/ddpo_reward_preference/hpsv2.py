@@ -71,7 +71,7 @@ class HpsV2(PairJudge):
 
     def close(self) -> None:
         """Let go of the model; its memory is free when no other reward holds the same one."""
-        del self.model
+        vars(self).pop("model", None)  # closing twice is fine
 
 
 def _load(architecture: str, source: str) -> Any:

@@ -71,7 +71,7 @@ class ImageReward(PairJudge):
 
     def close(self) -> None:
         """Let go of the network; its memory is free when no other reward holds the same one."""
-        del self.network
+        vars(self).pop("network", None)  # closing twice is fine
 
 
 def _load_tokenizer(folder: str, local_files_only: bool) -> Any:

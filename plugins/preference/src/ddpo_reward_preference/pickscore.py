@@ -40,4 +40,4 @@ class PickScore(PairJudge):
 
     def close(self) -> None:
         """Let go of CLIP; its memory is free when no other reward holds the same one."""
-        del self.clip
+        vars(self).pop("clip", None)  # closing twice is fine
