@@ -179,7 +179,7 @@ def _usage(error: Any, context: Any) -> str:
         return message
     if hasattr(error, "option_name") and hasattr(error, "possibilities"):
         parameters = context.command.get_params(context)
-        valid = [name for p in parameters for name in (*p.opts, *p.secondary_opts) if name.startswith("-")]
+        valid = [name for p in parameters for name in (*p.opts, *p.secondary_opts) if name.startswith("--")]
         typed = error.option_name
         return f"`{context.command_path}` has no option '{typed}'{did_you_mean(typed, valid)}"
     found = re.match("No such command '(.+?)'", message)
