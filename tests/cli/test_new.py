@@ -236,7 +236,7 @@ def test_a_name_that_an_installed_reward_has_is_refused_unless_forced(ddpo, inst
     for name in ("brightness", "bright"):
         done = ddpo("rewards", "new", name)
         assert done.code == 2
-        assert f"'{name}' is taken: ddpo-reward-brightness 0.3.0 is installed" in done.err
+        assert f"'{name}' is taken by ddpo-reward-brightness 0.3.0, which is installed" in done.err
     assert not list(tmp_path.glob("ddpo-reward-*"))
     assert ddpo("rewards", "new", "brightness", "--force").code == 0
 

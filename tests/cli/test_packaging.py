@@ -267,7 +267,7 @@ def test_without_torch_one_line_says_what_is_missing(
         "score": ("rewards", "score", "jpeg", "--images", tmp_path / "a.png"),
         "check": ("rewards", "check", "jpeg"),
         "bench": ("rewards", "bench", "jpeg"),
-        "train": ("train", "--reward", "jpeg", "--model", "stable-diffusion"),
+        "train": ("train", "--reward", "jpeg", "--model", "stable-diffusion,pretrained=."),
     }
     done = from_sources.ddpo(*commands[verb], cwd=tmp_path)
     assert done.code == 3
