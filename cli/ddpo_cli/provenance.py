@@ -228,7 +228,7 @@ class Giver:
     distribution: str  # and its version
     files: str  # short hash
     weights: Sequence[str]  # "name hash"
-    options: str
+    options: Sequence[str]  # "name=value"
 
 
 def givers(rewards: Mapping[str, Mapping[str, Any]]) -> list[Giver]:
@@ -240,7 +240,7 @@ def givers(rewards: Mapping[str, Mapping[str, Any]]) -> list[Giver]:
             f"{part['distribution']} {part['version']}".strip(),
             short(part.get("files", "")),
             [f"{name} {short(digest)}" for name, digest in part.get("weights", {}).items()],
-            grammar.options_text(part.get("options", {})),
+            [grammar.options_text({name: value}) for name, value in part.get("options", {}).items()],
         )
         for label, part in rewards.items()
     ]
