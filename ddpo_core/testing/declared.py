@@ -11,6 +11,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, get_args
@@ -23,7 +24,7 @@ from ddpo_core.spec import Spec
 from ddpo_core.testing.trial import Advice, Broken, NotMade, Trial
 
 SCOPES = ("sample", "group", "batch")
-SLOW_BUILD = 10.0  # seconds; a reward that takes longer is not built for every bound
+BOUNDS_TIME = 60.0  # seconds, after which no further bound is tried
 PATIENCE = 60  # seconds that listing may take
 
 
@@ -217,20 +218,25 @@ def bounds(trial: Trial) -> str:
     edges = list(_edges(trial.info))
     if not edges:
         raise NotMade("no option has a minimum, maximum or choices to try")
-    if trial.build_seconds > SLOW_BUILD:
-        raise NotMade(f"it takes {trial.build_seconds:.0f} s to build it for each bound")
-    for name, value, which in edges:
-        try:
-            built = trial.build(**{name: value})
-        except DdpoError:
-            continue  # a clear refusal: options that do not go together, a package that is missing
-        except Exception as error:
-            raise Broken(
-                f"expected to be built with {name}={spelled(value)}, {which}, got {type(error).__name__}:"
-                f" {error}; declare a narrower bound or raise UsageError"
-            ) from error
-        getattr(built, "close", lambda: None)()
+    deadline = time.monotonic() + BOUNDS_TIME
+    for place, (name, value, which) in enumerate(edges):
+        if time.monotonic() > deadline:
+            return f"{place} of {len(edges)} tried, in {BOUNDS_TIME:.0f} s"
+        _build_at(trial, name, value, which)
     return f"{len(edges)} tried"
+
+
+def _build_at(trial: Trial, name: str, value: OptionValue, which: str) -> None:
+    try:
+        built = trial.build(**{name: value})
+    except DdpoError:
+        return  # a clear refusal: options that do not go together, a package that is missing
+    except Exception as error:
+        raise Broken(
+            f"expected to be built with {name}={spelled(value)}, {which}, got {type(error).__name__}:"
+            f" {error}; declare a narrower bound or raise UsageError"
+        ) from error
+    getattr(built, "close", lambda: None)()
 
 
 def _edges(info: RewardInfo) -> Iterator[tuple[str, OptionValue, str]]:

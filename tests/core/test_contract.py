@@ -160,6 +160,12 @@ def test_what_people_want_to_know_is_advised():
     assert (made.status, made.told.split(" in the")[0]) == ("advised", "say fooled_by and licence")
 
 
+def test_bounds_are_tried_for_a_minute_at_most(monkeypatch):
+    monkeypatch.setattr("ddpo_core.testing.declared.BOUNDS_TIME", -1.0)
+    gamma = Option(name="gamma", type="float", default=1.0, minimum=0.5, maximum=2)
+    assert tried(with_a_secret, options=(gamma,))["bounds"].told == "0 of 2 tried, in -1 s"
+
+
 def with_a_secret(gamma=1.0, secret=2):
     return brightness
 
@@ -254,3 +260,10 @@ def test_a_loose_file_may_import_what_it_judges_with(listed, tmp_path):
 def test_another_plugin_that_is_broken_does_not_matter(listed, install):
     install("exits")
     assert light(listed("math")).status == "passed"
+
+
+def test_the_page_on_checks_has_a_row_for_each_in_their_order():
+    page = (Path(__file__).parents[2] / "docs/how-to/check-a-reward.md").read_text()
+    places = [page.find(f"\n| {check.says} |") for check in CHECKS]
+    assert min(places) > 0
+    assert places == sorted(places)
