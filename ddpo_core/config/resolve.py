@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ddpo_core.batches import check_batches
 from ddpo_core.config import constraint_specs, pairs, presets, specs, task_specs
 from ddpo_core.config.settings import DERIVED, RunConfig, Setting, declared
-from ddpo_core.errors import UnknownName, UsageError
+from ddpo_core.errors import EnvironmentFault, UnknownName, UsageError
 from ddpo_core.nearest import did_you_mean, nearest_path
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def resolve(layers: Sequence[Layer], registry: Registry, *, to_train: bool = Tru
     """
     checked = [Layer(layer.origin, _checked(layer)) for layer in layers]
     merged = _merge(checked)
-    model = specs.find(registry, "model", str(merged.values["model"]))
+    model = _model_of(merged, registry)
     merged = _merge_with_suiting(model.info, checked, registry)
     _fold_clip_range(merged, registry)
     for key, derive in DERIVATIONS.items():
@@ -100,6 +100,19 @@ def resolve(layers: Sequence[Layer], registry: Registry, *, to_train: bool = Tru
 class _Merged:
     values: dict[str, Any]
     origins: dict[str, str]
+
+
+def _model_of(merged: _Merged, registry: Registry) -> specs.Found:
+    """The model. Raises `UnknownName`; `EnvironmentFault` where it is the default, and not installed."""
+    try:
+        return specs.find(registry, "model", str(merged.values["model"]))
+    except UnknownName as error:
+        if merged.origins["model"] != DEFAULT:
+            raise
+        raise EnvironmentFault(
+            "no model was named, and the small one that is the default is not installed",
+            hint="pip install ddpo-pocket; or name a model: `ddpo models list` shows them",
+        ) from error
 
 
 def _merge(layers: Sequence[Layer]) -> _Merged:

@@ -9,7 +9,7 @@ from ddpo_cli import config_file
 from ddpo_core.config import presets
 from ddpo_core.config.resolve import Layer, from_file, resolve
 from ddpo_core.denoisers import detect
-from ddpo_core.errors import BatchError, SpecError, UnknownName, UsageError
+from ddpo_core.errors import BatchError, EnvironmentFault, SpecError, UnknownName, UsageError
 
 TOY = Layer("preset toy", {"model": "toy", "reward": ["brightness"]})
 
@@ -47,6 +47,14 @@ def test_every_setting_and_every_origin_is_in_the_file(toys):
     stored = tomllib.loads(config_file.dumps(resolved))
     assert set(stored) == {*asdict(resolved.config), "origins"}
     assert set(stored["origins"]) == set(asdict(resolved.config))
+
+
+def test_where_the_default_model_is_not_installed_the_command_that_installs_it_is_told(toys):
+    with pytest.raises(EnvironmentFault, match="no model was named") as caught:
+        resolve([Layer("flag", {"reward": ["brightness"]})], toys)
+    assert caught.value.hint.startswith("pip install ddpo-pocket")
+    with pytest.raises(UnknownName, match="no model named 'pocket'"):
+        of(toys, model="pocket")
 
 
 @pytest.mark.parametrize(
