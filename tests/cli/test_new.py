@@ -202,7 +202,7 @@ def test_a_remote_one_without_its_server_ends_the_run_with_one_line(ddpo, instal
     installed("remote")
     done = ddpo("train", "--reward", "my-remote,endpoint=http://127.0.0.1:9,retries=0", "--out", "run", *TOY)
     assert done.code == 1
-    assert "reward 'my-remote': http://127.0.0.1:9 did not answer" in done.err
+    assert "reward 'my-remote': no answer from http://127.0.0.1:9, tried 1 ×" in done.err
 
 
 # ---- what is refused ---------------------------------------------------------------------------------
