@@ -7,13 +7,15 @@ but what an `Epoch` is asked to write.
 
 from __future__ import annotations
 
+import json
 import os
 import textwrap
+import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
-from ddpo_core.config import parts, specs
+from ddpo_core.config import parts, provenance, specs
 from ddpo_core.config.given import Handover, Rewards
 from ddpo_core.config.phrasing import ARGUMENTS, in_python, told_in_python
 from ddpo_core.config.resolve import (
@@ -217,7 +219,9 @@ def _epochs(
     from ddpo_core.training import train as run
 
     with told_in_python():
-        state = _state(resume, config.epochs)
+        folder = _checkpoint(resume) if isinstance(resume, str | Path) else None
+        state = _state(folder or resume, config.epochs)
+        record = _record(config, registry, folder)
         built = parts.build(config, registry)
         try:
             yield from run(
@@ -231,10 +235,36 @@ def _epochs(
                 state=state,
                 accelerator=built.model.accelerator,
                 on_progress=on_progress,
+                beside={provenance.FILE: provenance.encoded(record)},
             )
         finally:
             for task in built.tasks:
                 task.objective.close()
+
+
+def _checkpoint(resume: str | Path) -> Path:
+    """The checkpoint that a folder is, or the latest in it. Raises `CheckpointError` where there is none."""
+    from ddpo_core import checkpoint
+
+    folder = Path(resume)
+    folder = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder  # a run of `ddpo train`
+    return folder if folder.name.startswith(checkpoint.PREFIX) else checkpoint.latest(folder)
+
+
+def _record(config: RunConfig, registry: Registry, folder: Path | None) -> dict[str, Any]:
+    """Who gives which score, for the checkpoints; warns of what differs from the one that is gone on from."""
+    now = provenance.describe(config, registry)
+    file = folder / provenance.FILE if folder else None
+    if folder is None or file is None or not file.is_file():
+        return now
+    from ddpo_core import checkpoint
+
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    record, differences = provenance.gone_on(now, saved, saved, checkpoint.epoch_of(folder))
+    if differences:
+        listed = "\n  ".join(differences)
+        warnings.warn(f"this run goes on with other plugins than it had:\n  {listed}", stacklevel=2)
+    return record
 
 
 def _state(resume: str | Path | RunState | None, epochs: int) -> RunState | None:
@@ -242,12 +272,7 @@ def _state(resume: str | Path | RunState | None, epochs: int) -> RunState | None
     from ddpo_core import checkpoint
 
     if isinstance(resume, str | Path):
-        folder = Path(resume)
-        folder = (
-            folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
-        )  # a run of `ddpo train`
-        is_one = folder.name.startswith(checkpoint.PREFIX)
-        resume = checkpoint.load(folder if is_one else checkpoint.latest(folder))
+        resume = checkpoint.load(Path(resume))
     if resume is not None and resume.epoch >= epochs:
         raise UsageError(
             f"resume: epoch {resume.epoch} is done, and epochs={epochs} leaves nothing to do",

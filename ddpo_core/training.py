@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -152,7 +153,7 @@ class Epoch:
         state = self.capture()
         path = Path(folder)
         if self.trainer.accelerator.is_main_process:
-            return save_checkpoint(path, state)
+            return save_checkpoint(path, state, self.trainer.beside)
         return path / checkpoint_name(self.number)
 
     def capture(self) -> RunState:
@@ -180,10 +181,12 @@ def train(
     state: RunState | None = None,
     accelerator: Accelerator | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    beside: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Iterator[Epoch]:
     """Fine-tune `denoiser` (already adapted: it knows which weights are trained), one `Epoch` at a time.
 
-    With `state`, goes on exactly where that state was captured. Raises `UsageError` before anything is
+    With `state`, goes on exactly where that state was captured. `beside` are files (name → content) that
+    `Epoch.checkpoint` puts into every checkpoint. Raises `UsageError` before anything is
     sampled, `RewardError` and `SelfCheckError` while running, `RunError` when the loss is not finite.
     """
     trainer = Trainer(
@@ -196,6 +199,7 @@ def train(
         pretraining,
         accelerator,
         on_progress,
+        beside,
     )
     if state is not None:
         trainer.restore(state)
@@ -219,6 +223,7 @@ class Trainer:
         pretraining: Pretraining | None,
         accelerator: Accelerator | None,
         on_progress: Callable[[Progress], None],
+        beside: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
         self.accelerator = accelerator or fresh_accelerator(settings.mixed_precision)
         check_tasks(tasks)
@@ -246,6 +251,7 @@ class Trainer:
         self.judge = Judge(tasks, normaliser, self.sharing)
         self.pretraining = pretraining
         self.on_progress = on_progress
+        self.beside = beside
         parameters = denoiser.trainable_parameters()
         optimizer = make_optimizer(
             settings.optimizer,

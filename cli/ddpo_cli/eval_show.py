@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpo_cli import charts, pages, provenance
+from ddpo_cli import charts, givers, pages
 from ddpo_cli.charts import with_error
 from ddpo_cli.eval_matrix import BASE, Column, Matrix, Plan, Row, Share
 from ddpo_cli.pages import Shot
@@ -267,7 +267,7 @@ def as_page(matrix: Matrix, facts: Mapping[str, Any], galleries: Sequence[Galler
             "runs": matrix.runs,
             "sets": [_set(matrix, name, shares, galleries) for name in matrix.prompts],
             "missing": matrix.missing,
-            "givers": provenance.givers(facts["provenance"]),
+            "givers": givers.rows(facts["provenance"]),
             "clear": CLEAR,
         },
     )

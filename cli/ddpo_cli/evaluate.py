@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddpo_cli import config_file, eval_show, provenance
+from ddpo_cli import config_file, eval_show
 from ddpo_cli.eval_matrix import (
     BASE,
     Column,
@@ -27,7 +27,7 @@ from ddpo_cli.live import wants_live
 from ddpo_cli.records import Record, records_of
 from ddpo_cli.run_folder import RunFolder
 from ddpo_core import spec as grammar
-from ddpo_core.config import parts, specs
+from ddpo_core.config import parts, provenance, specs
 from ddpo_core.config.resolve import Layer, resolve
 from ddpo_core.config.settings import RunConfig
 from ddpo_core.config.task_specs import rewards_of, tasks_of

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ddpo_cli import charts, failures, grids, pages, provenance
+from ddpo_cli import charts, failures, givers, grids, pages
 from ddpo_cli.charts import Curve
 from ddpo_cli.live import duration
 from ddpo_cli.pages import PIXELATED_BELOW, Shot, data_uri
@@ -110,7 +110,7 @@ def contents(folder: RunFolder) -> dict[str, Any]:
             tally.told()
             for tally in failures.tallies(plugins, history, int(stored.get("samples_per_epoch", 0)))
         ],
-        "givers": provenance.givers(plugins.get("rewards", {})),
+        "givers": givers.rows(plugins.get("rewards", {})),
         "changes": plugins.get("changes", []),
         "pairs": _pairs(folder, drawn),
         "drawn": drawn,

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ddpo_cli import grids, provenance, report
+from ddpo_cli import grids, report
 from ddpo_cli.interrupt import Interrupt
 from ddpo_cli.live import Header, View
 from ddpo_cli.records import Record, records_of
 from ddpo_cli.run_folder import RunFolder
 from ddpo_cli.trackers import NoTracker, Tracker, make_tracker
-from ddpo_core.config import parts
+from ddpo_core.config import parts, provenance
 from ddpo_core.config.resolve import Resolved
 
 if TYPE_CHECKING:

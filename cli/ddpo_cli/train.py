@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddpo_cli import config_file, failures, flags, provenance
+from ddpo_cli import config_file, failures, flags
 from ddpo_cli.console import style
 from ddpo_cli.flags import with_setting_flags
 from ddpo_cli.live import Header, View, make_view
 from ddpo_cli.run_folder import RunFolder
+from ddpo_core.config import provenance
 from ddpo_core.config.resolve import (
     CLIP_RANGE,
     Layer,
@@ -145,7 +146,13 @@ def _resume(
         return
     now = provenance.describe(resolved.config, registry)
     latest = folder.latest_checkpoint()
-    record, differences = provenance.gone_on(folder, latest, now, allowed=allow_plugin_change)
+    saved = folder.checkpoint_plugins(latest) if latest else {}
+    record, differences = provenance.gone_on(now, saved, folder.read_json(folder.plugins), latest)
+    if differences and not allow_plugin_change:
+        raise UsageError(
+            "this run was made with other plugins:\n  " + "\n  ".join(differences),
+            hint="install those again, or accept that it becomes another run: --allow-plugin-change",
+        )
     if resolved.config.epochs < (latest or 0):
         raise UsageError(
             f"--epochs {resolved.config.epochs}: this run has done {latest} already; epochs can be raised"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from ddpo_cli import provenance
+import ddpo_core
+from ddpo_cli import givers
 from ddpo_cli.run_folder import RunFolder
+from ddpo_core.config import provenance
 
 HERE = Path(__file__).parent
 TOY = (
@@ -180,6 +183,30 @@ def test_differences_are_named_in_one_line_each(was, is_now, told):
     assert list(provenance.changes({"rewards": {"a": was}}, {"rewards": {"a": is_now}})) == told
 
 
+def test_a_checkpoint_that_python_wrote_has_it_and_going_on_with_others_warns_by_name(package, tmp_path):
+    def run(epochs, **more):
+        settings = {"samples_per_epoch": 8, "sample_batch_size": 4, "updates_per_epoch": 2, "device": "cpu"}
+        settings |= {"plugin": str(HERE / "toy_world.py"), "model": "toy", "epochs": epochs}
+        for epoch in ddpo_core.train({"glow": "bright:2", "mine": (mean, 0.5)}, **settings, **more):
+            epoch.checkpoint(tmp_path / "kept")
+
+    def mean(images, prompts):
+        return images.mean((1, 2, 3))
+
+    run(1)
+    part = json.loads((tmp_path / "kept" / "epoch-000001" / "plugins.json").read_text())["rewards"]
+    assert part["glow"]["distribution"] == "ddpo-reward-brightness" and len(part["glow"]["files"]) == 64
+    assert (part["mine"]["version"], part["mine"]["files"]) == ("", "")
+    edit(package)
+    with pytest.warns(UserWarning, match="reward glow: hash of its files was"):
+        run(2, resume=tmp_path / "kept")
+    record = json.loads((tmp_path / "kept" / "epoch-000002" / "plugins.json").read_text())
+    assert [change["after_epoch"] for change in record["changes"]] == [1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        run(3, resume=tmp_path / "kept")
+
+
 # ---- pages and JSON -------------------------------------------------------------------------------------
 
 
@@ -200,7 +227,7 @@ def test_weights_that_options_name_are_told_with_their_hash(tmp_path):
         "head": "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c"
     }  # printf weights | sha256sum
     part = {"name": "a", "distribution": "d", "version": "1", "weights": found, "options": options}
-    (giver,) = provenance.givers({"a": part})
+    (giver,) = givers.rows({"a": part})
     assert giver.weights == ["head 9a129038d9a0"]
     assert giver.options[1] == "size=3"
 

@@ -76,7 +76,7 @@ def score(
     ddpo rewards score align --images cat.png --prompt "a cat riding a bike"
     """
     pictures = found(images, prompts, prompt)
-    from ddpo_cli import provenance
+    from ddpo_core.config import provenance
 
     registry, spec = asked_for(reward, model, plugin or ())
     term = built(registry, spec)
@@ -264,7 +264,7 @@ def page(term: Term, pictures: Sequence[Picture], scores: Scores, given_by: Mapp
     """The pictures with what was said of them, best first, in one HTML file."""
     from PIL import Image
 
-    from ddpo_cli import provenance
+    from ddpo_cli import givers
     from ddpo_cli.pages import render, shot
 
     said = described(pictures, scores)
@@ -288,6 +288,6 @@ def page(term: Term, pictures: Sequence[Picture], scores: Scores, given_by: Mapp
             "stderr": "" if math.isnan(stderr) else f"{stderr:.3g}",
             "count": count,
             "shots": shots,
-            "givers": provenance.givers({term.label: given_by}),
+            "givers": givers.rows({term.label: given_by}),
         },
     )

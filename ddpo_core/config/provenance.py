@@ -12,22 +12,22 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpo_core import spec as grammar
 from ddpo_core.config import specs, task_specs
 from ddpo_core.config.settings import RunConfig
-from ddpo_core.errors import EnvironmentFault, UsageError
+from ddpo_core.errors import EnvironmentFault
 from ddpo_core.judges import locate, sha256
 
 if TYPE_CHECKING:
-    from ddpo_cli.run_folder import RunFolder
     from ddpo_core.discovery import Registry
 
+FILE = "plugins.json"
 ENVIRONMENT = ("ddpo", "torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow")
 IDENTITY = {  # what must not change under a run, and how it is called
     "distribution": "distribution",
@@ -160,28 +160,26 @@ def fingerprint(
 
 
 def gone_on(
-    folder: RunFolder, latest: int | None, now: Mapping[str, Any], *, allowed: bool
+    now: Mapping[str, Any], saved: Mapping[str, Any], begun: Mapping[str, Any], epoch: int | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """The record of a run that goes on from epoch `latest`, and a line for all that is not as it was.
+    """The record of a run that goes on after `epoch`, and a line for all that is not as it was.
 
-    What counts is the record in the checkpoint. That in the run's folder differs from it where the run was
-    resumed with other plugins and ended before it saved; it counts, too. Raises `UsageError` that names the
-    differences, unless they are allowed; then the record keeps them, with the epoch that they follow.
+    What counts is the record `saved` in the checkpoint. That in the run's folder (`begun`) differs from it
+    where the run was resumed with other plugins and ended before it saved; that is told, too. The record
+    keeps the differences, with the epoch that they follow.
     """
-    begun = folder.read_json(folder.plugins)
-    saved = folder.checkpoint_plugins(latest) if latest else {}
     lines = list(changes(saved or begun, now))
     unsaved = [line for line in changes(begun, now) if line not in lines]
-    told = [*lines, *(f"{line} (since the checkpoint of epoch {latest})" for line in unsaved)]
-    if told and not allowed:
-        raise UsageError(
-            "this run was made with other plugins:\n  " + "\n  ".join(told),
-            hint="install those again, or accept that it becomes another run: --allow-plugin-change",
-        )
     kept = list((saved or begun).get("changes", ()))
-    if lines and latest:
-        kept.append({"after_epoch": latest, "what": lines})
-    return {**now, **({"changes": kept} if kept else {})}, told
+    if lines and epoch:
+        kept.append({"after_epoch": epoch, "what": lines})
+    record = {**now, **({"changes": kept} if kept else {})}
+    return record, [*lines, *(f"{line} (since the checkpoint of epoch {epoch})" for line in unsaved)]
+
+
+def encoded(record: Mapping[str, Any]) -> bytes:
+    """The record as a file holds it."""
+    return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -214,36 +212,6 @@ def short(text: str) -> str:
     """A hash as people are shown it; anything else as it is."""
     is_hash = len(text) == 64 and all(letter in "0123456789abcdef" for letter in text)
     return text[:SHORT] if is_hash else text
-
-
-# ---- for people --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Giver:
-    """Who gave a reward's scores, in words."""
-
-    label: str
-    name: str
-    distribution: str  # and its version
-    files: str  # short hash
-    weights: Sequence[str]  # "name hash"
-    options: Sequence[str]  # "name=value"
-
-
-def givers(rewards: Mapping[str, Mapping[str, Any]]) -> list[Giver]:
-    """The rows of a page's table. Records of an older ddpo know less."""
-    return [
-        Giver(
-            label,
-            part["name"],
-            f"{part['distribution']} {part['version']}".strip(),
-            short(part.get("files", "")),
-            [f"{name} {short(digest)}" for name, digest in part.get("weights", {}).items()],
-            [grammar.options_text({name: value}) for name, value in part.get("options", {}).items()],
-        )
-        for label, part in rewards.items()
-    ]
 
 
 def labels(config: RunConfig) -> dict[str, float]:
