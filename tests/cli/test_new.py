@@ -19,6 +19,7 @@ from ddpo_cli.run_folder import RunFolder
 from ddpo_core import __version__
 from ddpo_core.discovery import registry
 
+ROOT = Path(__file__).parents[2]
 KINDS = tuple(module.KINDS)
 TOY_WORLD = Path(__file__).parent / "toy_world.py"
 TOY = (
@@ -82,6 +83,19 @@ def test_ruff_with_its_own_defaults_has_nothing_to_say(kind, written):
     for check in checks:
         done = subprocess.run([*ruff, *check, "."], cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_mypy_strict_has_nothing_to_say(written):
+    sources = [str(written(kind) / "src") for kind in KINDS]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", *sources],
+        cwd=ROOT,
+        env=os.environ | {"MYPYPATH": os.pathsep.join(sources)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
 
 
 def test_no_template_is_left_unused():
