@@ -50,6 +50,7 @@ class About(TypedDict, total=False):
     scope: Scope
     group_size: int
     differentiable: bool
+    thread_safe: bool
     resolution: float
     fooled_by: str
 

@@ -42,10 +42,12 @@ def _retold(text: str, advice: bool) -> str:
 
 @contextmanager
 def told_in_python() -> Iterator[None]:
-    """Whatever ddpo raises in the block speaks of arguments, not of flags."""
+    """Whatever ddpo raises in the block speaks of arguments, not of flags, and shows its hint."""
     try:
         yield
     except DdpoError as error:
         error.args = (in_python(str(error)), *error.args[1:])
         error.hint = in_python(error.hint, advice=True)
+        if error.hint:
+            error.add_note(f"hint: {error.hint}")  # the line under the message of a traceback
         raise

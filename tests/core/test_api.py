@@ -306,7 +306,11 @@ REFUSED = [
     ),
     (dict(rewards=None, tasks={"a": {"prompts": ["x"]}}), UsageError, "tasks: a needs a reward"),
     (dict(constraints={"brightness": 3}), UsageError, "constraints: brightness expects bounds; got 3"),
-    (dict(constraints="brightness,mim=3"), UsageError, "constraints brightness,mim=3: expects a bound"),
+    (
+        dict(constraints="brightness,mim=3"),
+        UsageError,
+        "constraints brightness,mim=3: a constraint has no key 'mim'; did you mean 'min'?",
+    ),
     (
         dict(model=object()),
         UsageError,
@@ -342,6 +346,7 @@ def test_hints_say_what_to_write_in_python():
     with pytest.raises(UsageError) as raised:
         train({"mine": Path})
     assert raised.value.hint == "write rewards={'mine': Path()}"
+    assert raised.value.__notes__ == ["hint: write rewards={'mine': Path()}"]  # a traceback shows it
 
 
 @pytest.mark.parametrize(
