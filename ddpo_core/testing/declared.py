@@ -49,7 +49,7 @@ def record(trial: Trial) -> str:
             raise Broken(f"expected {expected}")
     missing = [name for name in ("higher_is", "fooled_by", "licence") if not getattr(info, name).strip()]
     if missing:
-        raise Advice(f"say {' and '.join(missing)} in the RewardInfo: `ddpo rewards show` has room for it")
+        raise Advice(f"say {', '.join(missing)} in the RewardInfo: `ddpo rewards show` has room for it")
     return ""
 
 

@@ -76,15 +76,15 @@ def deterministic(trial: Trial) -> str:
 
 def inputs(trial: Trial) -> str:
     for edited in trial.first.edited:
-        raise Broken(f"expected to leave its {edited} as they are, got other ones back; work on a copy")
+        raise Broken(f"expected to leave its {edited} as they are; it changed them: work on a copy")
     return ""
 
 
 def randomness(trial: Trial) -> str:
     for source in trial.first.touched:
         raise Broken(
-            f"expected to leave the global random state alone, got that of {source} moved; use a generator"
-            " of its own"
+            f"expected to leave the global random state alone; it moved that of {source}: use a generator of"
+            " its own"
         )
     return ""
 

@@ -256,22 +256,30 @@ ANSWERED = [
         "expected scores that float64 holds exactly, got whole numbers of 2⁵³ and more",
     ),
     Bad("deterministic", Counter, "expected the same scores for the same pictures: image 0 got 2 after 1"),
-    Bad("inputs", of(modify_images), "expected to leave its images as they are, got other ones back"),
-    Bad("inputs", of(modify_prompts), "expected to leave its prompts as they are, got other ones back"),
+    Bad(
+        "inputs",
+        of(modify_images),
+        "expected to leave its images as they are; it changed them: work on a copy",
+    ),
+    Bad(
+        "inputs",
+        of(modify_prompts),
+        "expected to leave its prompts as they are; it changed them: work on a copy",
+    ),
     Bad(
         "randomness",
         draw_from(random.random),
-        "expected to leave the global random state alone, got that of python's",
+        "expected to leave the global random state alone; it moved that of python's",
     ),
     Bad(
         "randomness",
         draw_from(np.random.rand),
-        "expected to leave the global random state alone, got that of numpy",
+        "expected to leave the global random state alone; it moved that of numpy",
     ),
     Bad(
         "randomness",
         draw_from(lambda: torch.rand(1)),
-        "expected to leave the global random state alone, got that of t",
+        "expected to leave the global random state alone; it moved that of t",
     ),
     Bad(
         "randomness",

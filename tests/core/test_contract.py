@@ -157,7 +157,7 @@ def test_no_score_for_a_black_picture_is_advised_against():
 
 def test_what_people_want_to_know_is_advised():
     made = tried(of(brightness), fooled_by="", licence="")["record"]
-    assert (made.status, made.told.split(" in the")[0]) == ("advised", "say fooled_by and licence")
+    assert (made.status, made.told.split(" in the")[0]) == ("advised", "say fooled_by, licence")
 
 
 def test_bounds_are_tried_for_a_minute_at_most(monkeypatch):

@@ -14,6 +14,8 @@ import typer
 
 from ddpo_cli.console import emit_json, table
 from ddpo_cli.rewards import score
+from ddpo_cli.rewards.check import counted, first_prompts
+from ddpo_cli.rewards.check import speed as rate
 from ddpo_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -114,7 +116,6 @@ def measured(
     build: Callable[[], Term], sizes: Sequence[int], side: int, prompts: str | None
 ) -> tuple[Bench, Term]:
     """Build it, call it once to warm up, then time every size."""
-    from ddpo_cli.rewards.check import first_prompts
     from ddpo_core.rewards import call_reward
     from ddpo_core.testing import example_images, example_prompts
 
@@ -162,7 +163,7 @@ def device() -> str:
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"CPU, {torch.get_num_threads()} threads"
+    return f"CPU, {counted(torch.get_num_threads())}"
 
 
 def synchronise() -> None:
@@ -225,8 +226,8 @@ def print_table(result: Bench, term: Term, side: int) -> None:
     rows = [
         (
             str(speed.batch_size),
-            f"{speed.images_per_second:.4g}",
-            f"{speed.ms_per_call:.4g}",
+            rate(speed.images_per_second),
+            f"{speed.ms_per_call:.3g}" if speed.ms_per_call < 100 else f"{speed.ms_per_call:.0f}",
             f"{speed.memory_mb:.0f}",
             str(speed.calls),
         )
@@ -235,7 +236,7 @@ def print_table(result: Bench, term: Term, side: int) -> None:
     print(f"{term.label}, pictures of {side} × {side} pixels, {result.device}\n")
     print(table(rows, ("batch", "images/s", "ms per call", "MB more", "calls")))
     best = result.best
-    print(f"\nbest: batches of {best.batch_size}, {best.images_per_second:.4g} images/s")
+    print(f"\nbest: batches of {best.batch_size}, {rate(best.images_per_second)} images/s")
     print(f"built in {result.build_seconds:.1f} s, {result.build_mb:.0f} MB")
 
 

@@ -121,7 +121,7 @@ def check(
     installed = None if is_path(reward) else score.asked_for(reward, model, plugin or ())
     require_torch()
     subjects = found(reward, installed, model)
-    if any(subject.info and "transformers" in subject.info.requires for subject in subjects):
+    if any(subject.info and subject.info.weights for subject in subjects):
         parts.quiet_loading()  # no progress bars between the lines
     shown = shown_pictures(better or (), worse or (), images or (), prompts)
     reports = []
@@ -227,7 +227,7 @@ def tried(subject: Subject, shown: Shown, *, told: bool) -> Report:
         subject,
         made,
         images_per_second(trial) if can_judge else None,
-        f"batches of {len(trial.prompts)}, {width} × {height} pixels, {torch.get_num_threads()} threads",
+        f"batches of {len(trial.prompts)}, {width} × {height} pixels, {counted(torch.get_num_threads())}",
     )
     trial.close()
     if told:
@@ -259,19 +259,28 @@ def print_outcome(outcome: Outcome) -> None:
 
 
 def print_summary(report: Report) -> None:
-    counted = {
+    words = {
         "passed": "kept",
         "failed": "broken",
         "advised": "to think about",
         "skipped": "not checked",
     }
-    told = [f"{report.count(status)} {word}" for status, word in counted.items() if report.count(status)]
+    told = [f"{report.count(status)} {word}" for status, word in words.items() if report.count(status)]
     print(f"\n{', '.join(told)}")
     if report.images_per_second is not None:
-        print(f"{report.images_per_second:.4g} images/s in {report.measured_on}")
+        print(f"{speed(report.images_per_second)} images/s in {report.measured_on}")
     if report.count("failed"):
         print("what each check means, and how to mend it: docs/how-to/check-a-reward.md")
     print()
+
+
+def speed(images_per_second: float) -> str:
+    """Three digits before the point, or as many as there are."""
+    return f"{images_per_second:.0f}" if images_per_second >= 100 else f"{images_per_second:.3g}"
+
+
+def counted(threads: int) -> str:
+    return "1 thread" if threads == 1 else f"{threads} threads"
 
 
 def described(report: Report) -> dict[str, Any]:
