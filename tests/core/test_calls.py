@@ -254,8 +254,13 @@ def test_a_call_with_a_limit_runs_without_gradients_and_on_its_share_of_the_core
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(4)
-        objective(judge, time_limit=20.0).score(IMAGES, PROMPTS)
-        assert seen == [(2, False)] and torch.get_num_threads() == 4
+        with Judging(objective(judge, time_limit=20.0)) as judging:
+            judging.submit(IMAGES, PROMPTS)
+            assert eventually(lambda: len(seen) == 1)
+            torch.set_num_threads(3)  # what a new thread would begin with
+            judging.submit(IMAGES, PROMPTS)
+            judging.finish()
+        assert seen == [(2, False), (2, False)] and torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
 
