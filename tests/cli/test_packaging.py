@@ -271,10 +271,9 @@ def test_without_torch_one_line_says_what_is_missing(
     }
     done = from_sources.ddpo(*commands[verb], cwd=tmp_path)
     assert done.code == 3
-    assert done.err.splitlines() == [
-        "error: this needs the package 'torch', which is not installed",
-        'hint:  pip install "ddpo[train]"',
-    ]
+    error, hint = done.err.splitlines()
+    assert "the package 'torch'" in error and "not installed" in error
+    assert hint == 'hint:  pip install "ddpo[train]"'
 
 
 @pytest.mark.slow
