@@ -26,7 +26,8 @@ from typing import Any
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = sorted([DOCS / "tutorial.md", *DOCS.glob("how-to/*.md")])
+OTHERS = ("tutorial.md", "pocket.md", "reference/spec-grammar.md")
+PAGES = sorted([*(DOCS / name for name in OTHERS), *DOCS.glob("how-to/*.md")])
 OURS = ("ddpo-pocket", "ddpo-reward-jpeg", "ddpo-reward-aesthetic")  # what the pages take for installed
 
 BLOCK = re.compile(

@@ -13,8 +13,8 @@ from ddpo_cli import main
 HEAD = """\
 # Command line
 
-What the commands declare, as `ddpo COMMAND --help` shows it. A spec is `NAME[:WEIGHT][,KEY=VALUE]…`, for
-rewards, models, samplers, estimators and prompts alike. Every command takes `--debug`, to show tracebacks.
+What the commands declare, as `ddpo COMMAND --help` shows it. [Specs](spec-grammar.md) name rewards,
+models, samplers, estimators and prompts alike. Every command takes `--debug`, to show tracebacks.
 
 """
 EXIT_CODES = re.compile(r"^    (\d+) +(.*)$", re.MULTILINE)
