@@ -174,7 +174,9 @@ def from_file(path: Path) -> Plugin:
 def is_path(text: str) -> bool:
     """Whether `text` is a plugin's file or folder, and no spec."""
     folder = Path(text)
-    return text.endswith(".py") or (folder / "pyproject.toml").is_file() or ("/" in text and folder.is_dir())
+    if text.startswith((".", "/")) or text.endswith(".py"):  # a name begins with a letter or digit
+        return True
+    return (folder / "pyproject.toml").is_file() or ("/" in text and folder.is_dir())
 
 
 def from_path(path: Path) -> list[Plugin]:

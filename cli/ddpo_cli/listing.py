@@ -38,9 +38,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def commands_for(noun: Noun) -> typer.Typer:
-    """`list` and `show` for one kind, and `score` for rewards; the bare noun lists."""
+    """`list` and `show` for one kind, and for rewards what else is done with them; the bare noun lists."""
     word = KINDS[noun.kind].word
-    more = ", or score pictures" if noun.kind == "reward" else ""
+    more = "; score pictures; start, check and time one of your own" if noun.kind == "reward" else ""
     commands = typer.Typer(help=f"List the installed {word}s, or show one{more}.")
 
     @commands.callback(invoke_without_command=True)
@@ -103,8 +103,11 @@ def show_entry(noun: Noun, name: str, as_json: bool) -> None:
 
 def described(entry: Entry) -> dict[str, object]:
     """An entry for programs."""
+    factory = entry.info.factory
+    told = factory if isinstance(factory, str) else f"{factory.__module__}:{factory.__qualname__}"
     return {
         **asdict(entry.info),
+        "factory": told,
         "qualified": entry.qualified,
         "distribution": entry.plugin.distribution,
         "version": entry.plugin.version,

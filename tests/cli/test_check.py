@@ -162,7 +162,9 @@ def test_the_judges_of_a_model_are_taken(ddpo):
     [
         (("brightnes", *TOY), "did you mean 'brightness'?"),
         (("brightness,gama=2", *TOY), "did you mean 'gamma'?"),
-        (("nowhere.py",), "there is no file"),
+        (("nowhere.py",), "there is no file or folder nowhere.py"),
+        (("./nowhere",), "there is no file or folder nowhere"),
+        ((".",), "expected the folder of a plugin, with a pyproject.toml in it"),
         (("./empty",), "expected the folder of a plugin, with a pyproject.toml in it"),
         (("./no-hook",), "expected an entry point in the group ddpo, got none"),
         (("./broken",), "plugin broken: it needs the package 'not_there'"),

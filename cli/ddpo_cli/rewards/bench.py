@@ -82,8 +82,9 @@ def bench(
         ),
     ] = None,
 ) -> None:
-    """Time a reward on drawn pictures: images/s, ms a call and memory by batch size.
+    """Time a reward by batch size. Pictures are drawn patterns; memory is measured, too.
 
+    \b
     ddpo rewards bench aesthetic --model pocket --side 64 --sizes 1,8,64
     """
     from ddpo_core.config.parts import require_torch

@@ -107,8 +107,9 @@ def check(
         ),
     ] = None,
 ) -> None:
-    """Hold a reward to its contract: a line for each check; exits with 1 where one fails.
+    """Hold a reward to its contract, check by check. Exits with 1 where one is broken.
 
+    \b
     ddpo rewards check redness,gamma=2
     ddpo rewards check ./redness.py --better red/ --worse blue/
     ddpo rewards check ./ddpo-reward-redness
