@@ -100,16 +100,13 @@ def trained_steps(num_steps: int, options: Mapping[str, Any]) -> int:
 
 def as_json(
     plan: Plan, resolved: Resolved, memory: Mapping[str, int] | None, seconds: Mapping[str, float] | None
-) -> str:
+) -> dict[str, object]:
     """`--dry-run --json`."""
     settings = {
         name: {"value": value, "origin": resolved.origins[name]}
         for name, value in asdict(resolved.config).items()
     }
-    return json.dumps(
-        {"schema": 1, "plan": asdict(plan), "memory": memory, "measured": seconds, "settings": settings},
-        indent=2,
-    )
+    return {"plan": asdict(plan), "memory": memory, "measured": seconds, "settings": settings}
 
 
 # sizes

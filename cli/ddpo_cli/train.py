@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ddpo_cli import config_file, failures, flags
-from ddpo_cli.console import style
+from ddpo_cli.console import emit_json, style
 from ddpo_cli.flags import with_setting_flags
 from ddpo_cli.live import Header, View, make_view
 from ddpo_cli.run_folder import RunFolder
@@ -54,7 +54,7 @@ class Rehearsal:
         measured = plan_text.measured(resolved.config, registry, made, self.measure)
         if self.json:
             both = (asdict(each) if each else None for each in (counted, measured))
-            print(plan.as_json(made, resolved, *both))
+            emit_json(plan.as_json(made, resolved, *both))
         else:
             print(plan_text.text(made, resolved, counted, measured))
 
