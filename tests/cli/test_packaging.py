@@ -133,9 +133,12 @@ class Done(NamedTuple):
 
 
 class Environment:
-    """A virtual environment of its own, with nothing of this one in it."""
+    """A virtual environment of its own, with nothing of this one in it.
 
-    def __init__(self, folder: Path) -> None:
+    `borrowing`: ddpo is installed from its sources, and finds what it needs in this one.
+    """
+
+    def __init__(self, folder: Path, *, borrowing: bool = False) -> None:
         venv.create(folder, with_pip=True)
         self.folder = folder
         ours = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
@@ -144,6 +147,11 @@ class Environment:
             for name, value in os.environ.items()
             if name not in ours and not name.startswith("DDPO_")
         }
+        if borrowing:
+            (site,) = folder.glob("lib/python*/site-packages")
+            here = [path for path in sys.path if path.endswith("site-packages")]
+            (site / "borrowed.pth").write_text("\n".join(here))
+            self.pip("install", "-q", "--no-deps", "--no-build-isolation", "--ignore-installed", ROOT)
 
     def run(self, program: str, *arguments: object, cwd: Path | None = None) -> Done:
         done = subprocess.run(
@@ -288,3 +296,18 @@ def test_a_new_reward_is_written_installed_for_editing_and_listed(
     assert "EDITED" in from_sources.ddpo("rewards", "list").out
     from_sources.pip("uninstall", "-q", "-y", "ddpo-reward-redness")
     assert "ddpo-reward-redness/redness" not in from_sources.rewards()
+
+
+@pytest.mark.slow
+def test_a_new_reward_with_torch_beside_it_passes_its_tests_and_trains(tmp_path: Path) -> None:
+    environment = Environment(tmp_path / "env", borrowing=True)
+    assert environment.ddpo("rewards", "new", "redness", "--kind", "model", cwd=tmp_path).code == 0
+    folder = tmp_path / "ddpo-reward-redness"
+    environment.pip("install", "-q", "--no-deps", "--no-build-isolation", "-e", folder)
+    own = environment.run("python", "-m", "pytest", "-q", "-p", "no:xdist", cwd=folder)
+    assert own.code == 0, own.out
+    toy = ("--plugin", ROOT / "tests/cli/toy_world.py", "--model", "toy", "--device", "cpu")
+    few = ("--epochs", 1, "--samples-per-epoch", 8, "--sample-batch-size", 4, "--tracker", "none")
+    trained = environment.ddpo("train", "--reward", "redness", "--out", "run", *toy, *few, cwd=tmp_path)
+    assert trained.code == 0, trained.err
+    assert "ddpo-reward-redness" in (tmp_path / "run/plugins.json").read_text()
