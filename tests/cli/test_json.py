@@ -167,8 +167,8 @@ def test_every_command_that_takes_json_is_on_the_page_and_is_tried() -> None:
     }
     said = {command.removesuffix(" --dry-run") for command in COMMANDS} - {FAILED}
     assert have == said
-    tried = {f"ddpo {run[0]}" for run in RUNS if isinstance(run, tuple)} - {f"ddpo {FAILED}"}
-    assert tried == set(COMMANDS) - {FAILED}
+    tried = {getattr(run, "values", run)[0] for run in RUNS}
+    assert {f"ddpo {command}" for command in tried - {FAILED}} == set(COMMANDS) - {FAILED}
 
 
 def leaves(command: Any, path: list[str]) -> Iterator[tuple[list[str], list[Any]]]:
