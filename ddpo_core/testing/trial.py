@@ -250,12 +250,11 @@ def numbers_of(values: Any) -> str:
 
 
 def _type_of(values: Any) -> str:
+    """What was returned, in a few words; of a list, its first item that is no number."""
     if isinstance(values, list | tuple) and values:
-        odd = next(
-            (item for item in values if isinstance(item, bool | str) or not _is_number(item)), values[0]
-        )
+        odd = next((item for item in values if not _is_number(item)), values[0])
         return f"a {type(values).__name__} with {odd!r}"
-    return f"{type(values).__name__}" if values is not None else "None"
+    return "None" if values is None else type(values).__name__
 
 
 def _is_number(value: object) -> bool:

@@ -60,6 +60,20 @@ def test_the_memory_is_that_of_the_calls_and_not_of_larger_ones_before():
     assert bench.speed_of(holding(20), 1).memory_mb < 60
 
 
+def test_on_a_gpu_the_memory_is_the_gpus(monkeypatch):
+    import torch
+
+    answers = {"is_available": True, "memory_allocated": 100_000_000, "max_memory_allocated": 350_000_000}
+    waited = []
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda answer=answer: answer)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: waited.append("reset"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append("wait"))
+    speed = bench.speed_of(lambda: waited.append("call"), 1)
+    assert speed.memory_mb == 250
+    assert waited == ["reset", *["wait", "call", "wait"] * 4]  # one to warm up, three to time
+
+
 def test_a_reward_of_groups_is_given_one_prompt_and_one_of_counts_its_own(ddpo, tmp_path):
     assert measured(ddpo("rewards", "bench", "variety", "--sizes", "2", "--side", 8, "--json", *TOY))
     (tmp_path / "texts.txt").write_text("two cats\nsix ants\n")
