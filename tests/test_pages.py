@@ -195,6 +195,11 @@ def reader(tmp_path: Path, install: Callable[..., Path], monkeypatch: pytest.Mon
     monkeypatch.setenv("NO_COLOR", "1")
     folder = tmp_path / "empty"
     folder.mkdir()
+    home = tmp_path / "home"  # a page may write there: never into the home of who runs the tests
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for elsewhere in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "ZDOTDIR"):
+        monkeypatch.delenv(elsewhere, raising=False)
     monkeypatch.syspath_prepend(folder)  # as where Python is started
     modules = set(sys.modules)
     yield Reader(folder, lambda distribution: install(str(distribution)))
@@ -247,6 +252,19 @@ def test_files_stand_where_the_page_has_gone_and_python_remembers(tmp_path: Path
         "```python\nfrom pathlib import Path\n```\n\n```python\nassert Path('one.py').exists()\n```\n"
     )
     reader.read(page, slow=False)
+
+
+def test_a_page_that_writes_into_its_readers_home_writes_into_none_that_is_real(
+    tmp_path: Path, reader: Reader
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```console\n$ touch ~/written\n```\n\n"
+        "```python\nfrom pathlib import Path\n\nhome = Path.home()\n```\n"
+    )
+    reader.read(page, slow=False)
+    assert reader.names["home"] == tmp_path / "home"
+    assert (tmp_path / "home/written").exists()
 
 
 def test_slow_blocks_wait_for_slow_tests_and_others_never_run(tmp_path: Path, reader: Reader) -> None:
