@@ -209,6 +209,7 @@ def test_a_reward_of_the_repository_that_is_not_installed_is_told_of(
         ("contributing.md", "[arXiv](https://arxiv.org/abs/1)", "[arXiv](https://arxiv.org/abs/1)"),
         ("notes.md", "[here](#threads)", "[here](#threads)"),
         ("notes.md", "`[x](y.md)`", "`[x](y.md)`"),  # code is left alone
+        ("changelog.md", "`a` [`--json`](docs/notes.md) `b`", "`a` [`--json`](notes.md) `b`"),
     ],
 )
 def test_links_lead_on_the_site_where_they_lead_in_the_repository(

@@ -24,8 +24,9 @@ INCLUDED = {
 }  # page of the site → file of the repository
 PICTURES = ("*.png", "*.jpg", "*.svg")
 
-LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
-FENCED = re.compile(r"(^ *```.*?^ *```$|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
+CODE = r"^ *```.*?^ *```$|`[^`\n]*`"
+LINK = r"(?P<mark>!?)\[(?P<words>(?:`[^`]*`|[^\]`])*)\]\((?P<target>[^)\s]+)\)"
+CODE_OR_LINK = re.compile(f"{CODE}|{LINK}", re.MULTILINE | re.DOTALL)  # whichever begins first
 
 
 def source_of(page: str) -> Path:
@@ -44,15 +45,16 @@ def with_links(text: str, page: str) -> str:
     places = {source_of(name): name for name in INCLUDED} | {file: name for name, file in pictures().items()}
 
     def led(match: re.Match[str]) -> str:
-        mark, words, target = match.groups()
-        address, hash_, anchor = target.partition("#")
+        if match["target"] is None:
+            return match[0]  # code is left alone
+        address, hash_, anchor = match["target"].partition("#")
         if not address or ":" in address:
             return match[0]
         file = (source_of(page).parent / address).resolve()
         place = places.get(file) or (file.relative_to(DOCS).as_posix() if file.is_relative_to(DOCS) else None)
         if place is None:
-            return words
-        return f"{mark}[{words}]({os.path.relpath(place, os.path.dirname(page) or '.')}{hash_}{anchor})"
+            return match["words"]
+        there = os.path.relpath(place, os.path.dirname(page) or ".")
+        return f"{match['mark']}[{match['words']}]({there}{hash_}{anchor})"
 
-    parts = FENCED.split(text)  # code is left alone
-    return "".join(part if index % 2 else LINK.sub(led, part) for index, part in enumerate(parts))
+    return CODE_OR_LINK.sub(led, text)
