@@ -169,9 +169,9 @@ def refuse_failures(term: Term, values: np.ndarray, prompts: Sequence[Prompt], r
     raise RewardError(
         f"reward {term.label!r}: no finite score for {failed.sum()} of {len(prompts)} images;"
         f" first is sample {first}, prompt {prompts[first].text!r}" + (f"; {reason}" if reason else ""),
-        hint=""
-        if term.on_error != "raise"
-        else f"to train on without such samples: --reward {term.label},on_error=drop (or impute)",
+        hint=f"to train on without such samples: --reward {term.label},on_error=drop (or impute)"
+        if term.on_error == "raise"
+        else "no policy settles that; once the reward answers again, `ddpo train --resume RUN` goes on",
     )
 
 
@@ -204,7 +204,7 @@ def call_reward(
     if answer.error is not None:
         if term.on_error == "raise":
             raise gave_up(term, prompts, answer.error) from answer.error
-        is_told = isinstance(answer.error, RewardError)  # in the reward's own words
+        is_told = isinstance(answer.error, RewardError | TookTooLong)  # a sentence already
         reason = str(answer.error) if is_told else f"{type(answer.error).__name__}: {answer.error}"
         scores = Scores(np.full(len(prompts), np.nan), failures=len(prompts), error=reason)
     assert scores is not None  # a call has a value or an error
