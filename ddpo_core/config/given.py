@@ -170,14 +170,7 @@ class Handover:
 
         Raises `UsageError` for what cannot be a reward.
         """
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", label):
-            raise UsageError(f"{who}: a label holds letters, digits, '-', '.' and '_'; got {label!r}")
-        if isinstance(judge, type):
-            raise UsageError(
-                f"{who}: {label} is the class {judge.__name__}; expected one that is made",
-                hint=f"write {who}={{{label!r}: {judge.__name__}()}}",
-            )
-        _check_takes_images_and_prompts(who, label, judge)
+        _check_is_reward(who, label, judge)
         is_taken = any(entry.is_called(label) for entry in self.installed.entries("reward"))
         name = f"{PROGRAM}-{label}" if is_taken else label
         if any(info.name == name for info in self.infos["reward"]):
@@ -296,8 +289,15 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _check_takes_images_and_prompts(who: str, label: str, judge: Callable[..., object]) -> None:
-    """Called with two arguments, known before a model is loaded for it."""
+def _check_is_reward(who: str, label: str, judge: Any) -> None:
+    """A name that metrics can have, and a call with two arguments: known before a model is loaded."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", label):
+        raise UsageError(f"{who}: a label holds letters, digits, '-', '.' and '_'; got {label!r}")
+    if isinstance(judge, type):
+        raise UsageError(
+            f"{who}: {label} is the class {judge.__name__}; expected an instance",
+            hint=f"write {who}={{{label!r}: {judge.__name__}()}}",
+        )
     try:
         signature = inspect.signature(judge)
     except (TypeError, ValueError):  # some that are written in C do not tell
