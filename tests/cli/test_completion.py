@@ -162,15 +162,16 @@ def test_every_parameter_that_is_not_a_number_or_a_free_text_is_completed(good: 
     for running in program.RUNNING:
         for path, parameter in parameters(commands([running]), []):
             answer = values_of(Place(path, parameter, "", []))
-            if not answer.candidates and not answer.paths and parameter.metavar != "TEXT":
+            if not answer.candidates and not answer.paths:
                 forgotten.add(" ".join([*path, parameter.name]))
     assert forgotten == FREE
 
 
 def parameters(command: Any, path: list[str]) -> Iterator[tuple[list[str], Any]]:
-    """Every parameter that takes a text."""
+    """Every parameter that takes a value, but for numbers and texts of the user's own."""
     for parameter in command.params:
-        if parameter.type.name in ("text", "path", "choice") and not getattr(parameter, "is_flag", False):
+        is_argument = parameter.param_type_name == "argument"
+        if parameter.metavar not in (None, "TEXT", "N", "X", "N,N…") or is_argument:
             yield path, parameter
     for name, inner in getattr(command, "commands", {}).items():
         yield from parameters(inner, [*path, name])

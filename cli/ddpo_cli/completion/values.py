@@ -99,7 +99,7 @@ def values_of(place: Place) -> Answer:
     choices = choices_of(place)
     if choices:
         return plain(choices, place.typed)
-    if place.parameter.type.name in ("path", "file", "directory") or shown in FILES | FOLDERS:
+    if shown in FILES | FOLDERS:
         return Answer(paths="folders" if shown in FOLDERS else "files")
     if name == "advantages":
         from ddpo_core.config.specs import ADVANTAGES
