@@ -1,7 +1,10 @@
 """Errors in the words of Python: one text for both, written with flags, told here without them.
 
-take --sampler ddim, or --lora-rank 0          take sampler=ddim, or lora_rank=0
---estimator grpo needs …                       estimator grpo needs …
+    take --sampler ddim, or --lora-rank 0    take sampler=ddim, or lora_rank=0
+    --estimator grpo needs …                 estimator grpo needs …
+    --reward mine,tries=3                    rewards={'mine': (…, 1, {'tries': 3})}
+
+Commands in backticks are typed in a shell either way, and stay.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ from ddpo_core.errors import DdpoError
 
 ARGUMENTS = {"reward": "rewards", "constraint": "constraints", "task": "tasks", "prompt": "prompts"}
 
-_COMMAND = re.compile(r"(`ddpo [^`]*`)")  # is typed in a shell, and stays
+_COMMAND = re.compile(r"(`ddpo [^`]*`)")
+_KEYED = re.compile(r"--reward ([\w.-]+),(\w+)=([\w.]+)")  # a function's options stand beside it
 _FLAG = re.compile(r"--([a-z][a-z0-9]*(?:-[a-z0-9]+)*)")
 _VALUE = re.compile(r"[ =](?=[A-Z]{4}|\[|-?\d)")  # NAME, TEXT, a list or a number
 # after these words somebody is told what to write, and whatever follows the flag is its value
@@ -24,8 +28,13 @@ _ADVICE = re.compile(r"(?:\b(?:take|add|try|write|instance|with) |: |`|^)$")
 
 def in_python(text: str, *, advice: bool = False) -> str:
     """The text with `--num-steps 4` as `num_steps=4`. An `advice` begins with what to write."""
-    parts = _COMMAND.split(text.replace("--prompt TEXT", "--prompts [TEXT]"))
+    parts = _COMMAND.split(_KEYED.sub(_beside, text.replace("--prompt TEXT", "--prompts [TEXT]")))
     return "".join(part if _COMMAND.fullmatch(part) else _retold(part, advice) for part in parts)
+
+
+def _beside(reward: re.Match[str]) -> str:
+    label, key, value = reward.groups()
+    return f"rewards={{{label!r}: (…, 1, {{{key!r}: {value if value[0].isdigit() else repr(value)}}})}}"
 
 
 def _retold(text: str, advice: bool) -> str:

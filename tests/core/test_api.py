@@ -179,7 +179,7 @@ def test_on_error_of_a_function_drops_what_it_could_not_judge():
 
     with pytest.raises(RewardError, match="'half'") as raised:
         list(train(half))
-    assert "rewards=half,on_error=drop" in raised.value.hint
+    assert "rewards={'half': (…, 1, {'on_error': 'drop'})}" in raised.value.hint
     (epoch,) = train({"half": (half, 1, {"on_error": "drop"})}, epochs=1)
     assert epoch.scores["half"].failures == 4
 
@@ -359,6 +359,7 @@ def test_hints_say_what_to_write_in_python():
          "add prompts=NAME (see `ddpo prompts list`) or prompts=[TEXT]"),
         ("see `ddpo train --help`", "see `ddpo train --help`"),
         ("got --lora-rank 0", "got lora_rank=0"),
+        ("to try: --reward mine,tries=3; or", "to try: rewards={'mine': (…, 1, {'tries': 3})}; or"),
         ("try a lower --learning-rate", "try a lower learning_rate"),
         ("a well-known --- dash", "a well-known --- dash"),
     ],
