@@ -124,6 +124,10 @@ def test_a_run_of_an_older_ddpo_has_a_tally_too():
     assert (tally.failures, tally.samples, tally.retries) == (6, 30, 0)
 
 
+def test_of_a_reward_that_never_failed_there_is_nothing_to_tell():
+    assert tallies({"rewards": {"a": {"name": "a"}}}, [{"reward/a/failures": 0}, {}], 10) == []
+
+
 def test_scoring_pictures_drops_what_cannot_be_scored_and_says_how_many(ddpo, tmp_path):
     from PIL import Image
 
