@@ -16,8 +16,8 @@ CLI = sorted((ROOT / "cli").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins").glob("*/src/**/*.py"))
 
 # What each layer of the core may import of the core besides itself: types, errors ← protocols ← the path's
-# modules ← training ← config ← api. Finding plugins stands beside the path: it knows records, not what is done
-# with them.
+# modules ← training ← config ← api. Finding plugins stands beside the path: it knows records, not what is
+# done with them.
 WORDS = {"errors", "types", "info", "batches", "constraints", "nearest"}
 CONTRACT = WORDS | {"protocols", "hookspecs", "spec", "judges"}
 PATH = {
