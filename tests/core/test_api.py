@@ -323,7 +323,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "kind", "message"), REFUSED, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("asked", "kind", "message"), REFUSED, ids=[message[:50] for *_, message in REFUSED])
 def test_what_cannot_be_done_is_said_in_the_words_of_python(asked, kind, message):
     with pytest.raises(kind) as raised:
         next(train(**asked))
