@@ -60,5 +60,5 @@ def test_a_pretraining_step_is_taken_once_an_epoch(ddpo, tiny_pipeline, tmp_path
 def test_pictures_that_are_not_there_are_known_before_the_model_is_loaded(ddpo, tiny_pipeline):
     done = ddpo("train", "--model", tiny_pipeline, "--pretrain", "nowhere", *RUN)
     assert done.code == 2
-    assert "'nowhere' do not exist" in done.err
+    assert "there is no file or folder nowhere" in done.err
     assert not Path("run").exists()
