@@ -10,7 +10,8 @@ from importlib import metadata
 import typer
 
 from ddpo_cli.console import emit_json, style, table
-from ddpo_cli.listing import NOUNS, AsJson, described_plugin
+from ddpo_cli.listing import NOUNS, described_plugin
+from ddpo_cli.options import AsJson
 from ddpo_core import __version__
 from ddpo_core.discovery import KINDS, Plugin, Registry, missing_packages, registry
 

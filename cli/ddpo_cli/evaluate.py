@@ -24,6 +24,7 @@ from ddpo_cli.eval_matrix import (
     score,
 )
 from ddpo_cli.live import wants_live
+from ddpo_cli.options import Device, GuidanceScale, NumSteps, PluginFiles
 from ddpo_cli.records import Record, records_of
 from ddpo_cli.run_folder import RunFolder
 from ddpo_core import spec as grammar
@@ -98,24 +99,14 @@ def evaluate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Chooses prompts and noise.", min=0)] = 0,
-    num_steps: Annotated[
-        int | None, typer.Option(help="Denoising steps (default: the run's).", min=1, show_default=False)
-    ] = None,
-    guidance_scale: Annotated[
-        float | None,
-        typer.Option(help="Classifier-free guidance (default: the run's).", min=0, show_default=False),
-    ] = None,
+    num_steps: NumSteps = None,
+    guidance_scale: GuidanceScale = None,
     batch_size: Annotated[
         int | None,
         typer.Option(help="Pictures drawn at a time (default: the run's).", min=1, show_default=False),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.", metavar="NAME")] = "auto",
-    plugin: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="A Python file with a plugin that is not installed.", metavar="FILE", show_default=False
-        ),
-    ] = None,
+    device: Device = "auto",
+    plugin: PluginFiles = None,
 ) -> None:
     """Score pictures before and after training: every reward on every prompt set, with standard errors.
 

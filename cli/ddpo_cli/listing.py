@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from ddpo_cli.console import emit_json, style, table
+from ddpo_cli.options import AsJson
 from ddpo_cli.rewards.bench import bench
 from ddpo_cli.rewards.check import check
 from ddpo_cli.rewards.new import new
@@ -33,8 +34,6 @@ class Noun(NamedTuple):
 
 
 NOUNS = tuple(Noun(kind.command.split()[1], name) for name, kind in KINDS.items())
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def commands_for(noun: Noun) -> typer.Typer:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ddpo_cli import config_file, grids
+from ddpo_cli.options import Device, GuidanceScale, NumSteps
 from ddpo_cli.run_folder import RunFolder, write_atomic
 from ddpo_core.config import parts
 from ddpo_core.config.resolve import Layer, resolve
@@ -38,14 +39,9 @@ def sample(
             show_default=False,
         ),
     ] = None,
-    num_steps: Annotated[
-        int | None, typer.Option(help="Denoising steps (default: the run's).", min=1, show_default=False)
-    ] = None,
-    guidance_scale: Annotated[
-        float | None,
-        typer.Option(help="Classifier-free guidance (default: the run's).", min=0, show_default=False),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.", metavar="NAME")] = "auto",
+    num_steps: NumSteps = None,
+    guidance_scale: GuidanceScale = None,
+    device: Device = "auto",
 ) -> None:
     """Draw pictures; one seed and one prompt always give the same picture. Prints the files it wrote."""
     run = RunFolder(Path(source)) if (Path(source) / "config.toml").is_file() else None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ddpo_cli.console import emit_json, table
+from ddpo_cli.options import AsJson, JudgesOf, MadeForPrompts, PluginFiles, RewardSpec
 from ddpo_cli.rewards import score
 from ddpo_cli.rewards.check import counted, first_prompts
 from ddpo_cli.rewards.check import speed as rate
@@ -55,32 +56,13 @@ class Bench:
 
 
 def bench(
-    reward: Annotated[str, typer.Argument(help="A reward's spec, such as jpeg,quality=80.", metavar="SPEC")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Take the judges that suit this model's pictures, such as pocket.",
-            metavar="SPEC",
-            show_default=False,
-        ),
-    ] = None,
+    reward: RewardSpec,
+    model: JudgesOf = None,
     sizes: Annotated[str, typer.Option(help="Batch sizes.", metavar="N,N…")] = "1,4,16",
     side: Annotated[int, typer.Option(help="Side of the pictures in pixels.", metavar="N", min=8)] = 512,
-    prompts: Annotated[
-        str | None,
-        typer.Option(
-            help="Prompts it is made for, such as counting: a set, or a file of them.",
-            metavar="SPEC|FILE",
-            show_default=False,
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    plugin: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A Python file with a plugin that is not installed.", metavar="FILE", show_default=False
-        ),
-    ] = None,
+    prompts: MadeForPrompts = None,
+    as_json: AsJson = False,
+    plugin: PluginFiles = None,
 ) -> None:
     """Time a reward by batch size. Pictures are drawn patterns; memory is measured, too.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ddpo_cli.console import emit_json, style
+from ddpo_cli.options import AsJson, JudgesOf, MadeForPrompts, PluginFiles
 from ddpo_cli.rewards import score
 from ddpo_core.errors import EnvironmentFault, UsageError
 from ddpo_core.plugins import from_path, is_path
@@ -67,14 +68,7 @@ def check(
             metavar="SPEC|PATH",
         ),
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Take the judges that suit this model's pictures, such as pocket.",
-            metavar="SPEC",
-            show_default=False,
-        ),
-    ] = None,
+    model: JudgesOf = None,
     better: Annotated[
         list[Path] | None,
         typer.Option(help="Pictures that should score higher …", metavar=PICTURES, show_default=False),
@@ -91,21 +85,9 @@ def check(
             show_default=False,
         ),
     ] = None,
-    prompts: Annotated[
-        str | None,
-        typer.Option(
-            help="Prompts it is made for, such as counting: a set, or a file of them.",
-            metavar="SPEC|FILE",
-            show_default=False,
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    plugin: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A Python file with a plugin that is not installed.", metavar="FILE", show_default=False
-        ),
-    ] = None,
+    prompts: MadeForPrompts = None,
+    as_json: AsJson = False,
+    plugin: PluginFiles = None,
 ) -> None:
     """Hold a reward to its contract, check by check. Exits with 1 where one is broken.
 

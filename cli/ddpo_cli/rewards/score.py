@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ddpo_cli.options import AsJson, JudgesOf, PluginFiles, RewardSpec
 from ddpo_core.errors import UsageError
 from ddpo_core.nearest import nearest_path
 
@@ -33,7 +34,7 @@ class Picture:
 
 
 def score(
-    reward: Annotated[str, typer.Argument(help="A reward's spec, such as jpeg,quality=80.", metavar="SPEC")],
+    reward: RewardSpec,
     images: Annotated[
         list[Path],
         typer.Option(help="A picture, or a folder of them; repeat it for several.", metavar="DIR|FILE"),
@@ -50,25 +51,13 @@ def score(
     prompt: Annotated[
         str | None, typer.Option(help="One prompt for all of them.", metavar="TEXT", show_default=False)
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Take the judges that suit this model's pictures, such as pocket.",
-            metavar="SPEC",
-            show_default=False,
-        ),
-    ] = None,
+    model: JudgesOf = None,
     html: Annotated[
         Path | None,
         typer.Option(help="Write a page with the pictures, too.", metavar="FILE", show_default=False),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    plugin: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A Python file with a plugin that is not installed.", metavar="FILE", show_default=False
-        ),
-    ] = None,
+    as_json: AsJson = False,
+    plugin: PluginFiles = None,
 ) -> None:
     """Score existing pictures: a line for each, mean and standard error below.
 
@@ -92,12 +81,12 @@ def score(
             print(f"\n{html}")
 
 
-def asked_for(text: str, model: str | None, plugins: Sequence[str]) -> tuple[Registry, str]:
+def asked_for(text: str, model: str | None, plugins: Sequence[Path]) -> tuple[Registry, str]:
     """The reward's spec, with the options that suit a model's pictures where the user gave none."""
     from ddpo_core.config import specs
     from ddpo_core.config.resolve import Layer, make_registry
 
-    registry = make_registry([Layer("flag", {"plugin": list(plugins)})])
+    registry = make_registry([Layer("flag", {"plugin": [str(file) for file in plugins]})])
     spec = specs.with_judges(registry, model, text) if model else text
     specs.find(registry, "reward", spec)  # an unknown name is told of before torch is imported
     return registry, spec
