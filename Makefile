@@ -4,8 +4,9 @@ V := .venv/bin
 
 .PHONY: demo test check test-slow test-real train-pocket docs docs-serve clean
 
+# A demo that was interrupted goes on.
 demo: .venv/.ok
-	$(V)/ddpo train --preset demo --out runs/demo
+	$(V)/ddpo train $(if $(wildcard runs/demo/config.toml),--resume runs/demo,--preset demo --out runs/demo)
 
 test: .venv/.ok
 	$(V)/python -m pytest -q -n 2
