@@ -41,7 +41,17 @@ PATH = {
     "timesteps",
 }
 FINDING = {"plugins", "options", "discovery", "builtin"}
-TRAINING = {"training", "checkpoint", "diagnostics", "judgement", "selfcheck", "sharing", "tasks", "updating"}
+TRAINING = {
+    "training",
+    "checkpoint",
+    "diagnostics",
+    "epoch",
+    "judgement",
+    "selfcheck",
+    "sharing",
+    "tasks",
+    "updating",
+}
 CONFIG = {"config"}
 API = {"api"}
 LAYERS = [
