@@ -6,6 +6,9 @@
     task_specs.py        `--task "--reward … --prompts …"`;  constraint_specs.py  `NAME,min=…`
     pairs.py             which estimator, sampler and model go together
     presets/             settings that ship, such as paper/aesthetic
+    given.py             what Python hands over: functions, lists of prompts, loaded pipelines
+    phrasing.py          errors in the words of Python
+    provenance.py        which distribution, version, files and weights gave each part
     parts.py             a `RunConfig` → the objects that `training.train` is given
 
 `ddpo train` and `ddpo_core.train` both come through here. Only `parts.py` imports torch, when called.
