@@ -16,16 +16,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, NamedTuple, NoReturn, get_args
 
 from ddpo_core.errors import SpecError, UsageError
 from ddpo_core.nearest import did_you_mean
 
 Value = bool | int | float | str | list[object] | dict[str, object]
 OnError = Literal["raise", "drop", "impute"]
-RESERVED = ("as", "via", "on_error", "tries", "time_limit")  # keys that no option may be named after
 
 _NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._+-]*")
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
@@ -91,40 +90,25 @@ def parse(text: str, *, weighted: bool = False) -> Spec:
     Raises `SpecError` with a caret under the first character that is wrong.
     """
     text = text.strip()
-    head = text.split(",", 1)[0]
-    name, colon, weight_text = head.partition(":")
+    name, colon, weight_text = text.split(",", 1)[0].partition(":")
     _check_name(text, name)
     weight = 1.0
     if colon:
-        at = len(name) + 1
         if not weighted:
-            raise SpecError("only a reward has a weight", spec=text, position=at - 1)
-        weight = _weight(text, weight_text, at)
+            raise SpecError("only a reward has a weight", spec=text, position=len(name))
+        weight = _weight(text, weight_text, len(name) + 1)
     options: dict[str, Value] = {}
-    label, on_error, tries, time_limit = "", "raise", 1, None
-    seen: set[str] = set()
+    reserved: dict[str, Any] = {}
     for pair in _pairs(text):
-        if pair.key in seen:
+        if pair.key in options or pair.key in reserved:
             raise SpecError(f"'{pair.key}' is given twice", spec=text, position=pair.key_at)
-        seen.add(pair.key)
-        if pair.key == "as":
-            label = _label(text, pair)
-        elif pair.key == "via":
-            raise SpecError(
-                "via= (a reward in another environment or behind a server) comes in a later version",
-                spec=text,
-                position=pair.key_at,
-                hint="install the reward in this environment, and leave via= out",
-            )
-        elif pair.key == "on_error":
-            on_error = _on_error(text, pair, weighted)
-        elif pair.key == "tries":
-            tries = _tries(text, pair, weighted)
-        elif pair.key == "time_limit":
-            time_limit = _time_limit(text, pair, weighted)
-        else:
+        if pair.key not in _READERS:
             options[pair.key] = pair.value
-    return Spec(name, weight, options, label, cast(OnError, on_error), tries, time_limit, text)
+            continue
+        if pair.key in _OF_REWARDS and not weighted:
+            raise SpecError(f"only a reward has {pair.key}", spec=text, position=pair.key_at)
+        reserved[pair.key] = _READERS[pair.key](text, pair)
+    return Spec(name, weight, options, reserved.pop("as", ""), text=text, **reserved)
 
 
 def parse_all(texts: Iterable[str], *, weighted: bool = False) -> list[Spec]:
@@ -260,8 +244,7 @@ def _label(text: str, pair: _Pair) -> str:
     return label
 
 
-def _on_error(text: str, pair: _Pair, weighted: bool) -> str:
-    _check_weighted(text, pair, weighted)
+def _on_error(text: str, pair: _Pair) -> str:
     if pair.value not in get_args(OnError):
         meant = did_you_mean(str(pair.value), get_args(OnError))
         message = f"on_error must be raise, drop or impute; got {pair.value}{meant}"
@@ -269,25 +252,39 @@ def _on_error(text: str, pair: _Pair, weighted: bool) -> str:
     return str(pair.value)
 
 
-def _tries(text: str, pair: _Pair, weighted: bool) -> int:
-    _check_weighted(text, pair, weighted)
+def _tries(text: str, pair: _Pair) -> int:
     if isinstance(pair.value, bool) or not isinstance(pair.value, int) or pair.value < 1:
         message = f"tries must be a whole number of calls, at least 1; got {pair.value}"
         raise SpecError(message, spec=text, position=pair.value_at)
     return pair.value
 
 
-def _time_limit(text: str, pair: _Pair, weighted: bool) -> float:
-    _check_weighted(text, pair, weighted)
+def _time_limit(text: str, pair: _Pair) -> float:
     if isinstance(pair.value, bool) or not isinstance(pair.value, int | float) or not 0 < pair.value < 1e9:
         message = f"time_limit must be a number of seconds above 0; got {pair.value}"
         raise SpecError(message, spec=text, position=pair.value_at)
     return float(pair.value)
 
 
-def _check_weighted(text: str, pair: _Pair, weighted: bool) -> None:
-    if not weighted:
-        raise SpecError(f"only a reward has {pair.key}", spec=text, position=pair.key_at)
+def _via(text: str, pair: _Pair) -> NoReturn:
+    raise SpecError(
+        "via= (a reward in another environment or behind a server) comes in a later version",
+        spec=text,
+        position=pair.key_at,
+        hint="install the reward in this environment, and leave via= out",
+    )
+
+
+# what reads the value of each reserved key; all but `as` become fields of their name
+_READERS: Mapping[str, Callable[[str, _Pair], object]] = {
+    "as": _label,
+    "via": _via,
+    "on_error": _on_error,
+    "tries": _tries,
+    "time_limit": _time_limit,
+}
+_OF_REWARDS = ("on_error", "tries", "time_limit")
+RESERVED = tuple(_READERS)  # keys that no option may be named after
 
 
 def _skip_spaces(text: str, at: int) -> int:

@@ -57,8 +57,8 @@ def test_the_memory_is_that_of_the_calls_and_not_of_larger_ones_before():
         return lambda: torch.ones(megabytes * 250_000)  # four bytes each
 
     assert bench.speed_of(holding(200), 1).memory_mb == pytest.approx(200, abs=40)
-    # the heap may keep a few of the smaller ones; it does not keep 200 MB
-    assert bench.speed_of(holding(20), 1).memory_mb < 120
+    # above 32 MB glibc gives every tensor pages of its own, so none that went before is counted
+    assert bench.speed_of(holding(40), 1).memory_mb == pytest.approx(40, abs=20)
 
 
 def test_on_a_gpu_the_memory_is_the_gpus(monkeypatch):
