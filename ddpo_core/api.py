@@ -170,7 +170,7 @@ def train(
             asked["task"] = [_task(handover, name, task) for name, task in tasks.items()]
         registry = handover.registry
         resolved = resolve([*layers, Layer(ARGUMENT, asked)], registry)
-        parts.require_torch()
+        parts.require(*parts.TO_DRAW)
     return _epochs(resolved.config, registry, resume, on_progress)
 
 
@@ -197,7 +197,7 @@ def score(
         texts = [specs.with_judges(registry, model, text) if model else text for text in texts]
         for text in texts:
             specs.find(registry, "reward", text)  # an unknown name is told of before torch is imported
-        parts.require_torch()
+        parts.require(*parts.TO_SCORE)
         from ddpo_core import scoring
         from ddpo_core.rewards import Objective
 

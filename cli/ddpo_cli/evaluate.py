@@ -121,7 +121,7 @@ def evaluate(
     given = {key: value for key, value in values.items() if value is not None}
     look = _look(source, given, [str(file) for file in plugin or ()], prompts or [], epoch, samples, seed)
     look = replace(look, batch_size=batch_size or look.config.sample_batch_size)
-    parts.require_torch()
+    parts.require(*parts.TO_DRAW)
     parts.quiet_loading()
     terms, missing = _rewards(look, reward or [])
     with steps() as step:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ddpo_core.config.parts import load_model, require_torch
+from ddpo_core.config.parts import TO_DRAW, load_model, require
 from ddpo_core.config.settings import RunConfig
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def measure(config: RunConfig, registry: Registry, training_passes: int) -> Meas
 
     `training_passes` is how many network passes of one picture an epoch's updates make, guidance not counted.
     """
-    require_torch()
+    require(*TO_DRAW)
     import torch
 
     from ddpo_core.denoising import Policy

@@ -85,7 +85,7 @@ def _draw(
     n: int,
 ) -> list[tuple[str, bytes]]:
     """File names and PNGs."""
-    parts.require_torch()
+    parts.require(*parts.TO_DRAW)
     from ddpo_core.denoising import Policy
     from ddpo_core.types import Prompt
 

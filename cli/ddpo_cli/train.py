@@ -226,7 +226,7 @@ def _begin(folder: RunFolder, resolved: Resolved, registry: Registry, view: View
     from ddpo_core.config import parts
 
     try:
-        parts.require_torch()
+        parts.require(*parts.TO_DRAW)
         from ddpo_cli.session import Session
 
         return Session(folder, resolved, registry, view)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ddpo_core import spec as grammar
 from ddpo_core.config import constraint_specs, pairs, specs
@@ -54,10 +55,14 @@ class Parts:
         return [each[place * len(each) // share] for each in self.prompt_sets for place in range(share)]
 
 
-def require_torch() -> None:
-    """Raise `EnvironmentFault` where the base install alone is there."""
+TO_SCORE = ("torch",)
+TO_DRAW = ("torch", "diffusers", "accelerate")  # the one that says most comes first
+
+
+def require(*packages: str) -> None:
+    """Import them. Raises `EnvironmentFault` for the first that is not installed."""
     try:
-        for package in ("torch", "diffusers", "accelerate"):  # the one that says most comes first
+        for package in packages:
             importlib.import_module(package)
     except ImportError as error:
         raise EnvironmentFault(
@@ -82,13 +87,10 @@ def make_accelerator(config: RunConfig) -> Accelerator:
 
 
 def quiet_loading() -> None:
-    """No progress bars of other libraries in the live view."""
-    import diffusers
-    import transformers
-
-    libraries: tuple[Any, ...] = (diffusers, transformers)
-    for library in libraries:
-        library.utils.logging.disable_progress_bar()
+    """No progress bars of other libraries in the live view; a reward may have come without them."""
+    for name in ("diffusers", "transformers"):
+        if importlib.util.find_spec(name):
+            importlib.import_module(f"{name}.utils.logging").disable_progress_bar()
 
 
 def make_sampler(config: RunConfig, registry: Registry) -> Sampler:

@@ -199,9 +199,9 @@ def strangers(index: None, wheels: dict[str, Path], tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="module")
 def from_sources(index: None, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """What `pip install . ./plugins/jpeg` makes of an empty environment."""
+    """ddpo and a reward that asks for no torch, from their sources, in an empty environment."""
     environment = Environment(tmp_path_factory.mktemp("from-sources") / "env")
-    environment.pip("install", "-q", ROOT, ROOT / "plugins/jpeg")
+    environment.pip("install", "-q", ROOT, ROOT / "tests/third_party/good")
     return environment
 
 
@@ -260,9 +260,9 @@ def test_what_is_uninstalled_is_gone_from_every_list(strangers: Environment, whe
 
 @pytest.mark.slow
 def test_root_and_plugin_in_one_command_list_and_show_it(from_sources: Environment) -> None:
-    assert from_sources.rewards() == {"ddpo-reward-jpeg/jpeg", "ddpo-reward-jpeg/incompressibility"}
-    shown = from_sources.ddpo("rewards", "show", "jpeg")
-    assert shown.code == 0 and "smaller files" in shown.out and "quality" in shown.out
+    assert from_sources.rewards() == {"ddpo-reward-brightness/brightness"}
+    shown = from_sources.ddpo("rewards", "show", "brightness")
+    assert shown.code == 0 and "white pictures" in shown.out and "gamma" in shown.out
 
 
 @pytest.mark.slow
@@ -272,10 +272,10 @@ def test_without_torch_one_line_says_what_is_missing(
 ) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     commands = {
-        "score": ("rewards", "score", "jpeg", "--images", tmp_path / "a.png"),
-        "check": ("rewards", "check", "jpeg"),
-        "bench": ("rewards", "bench", "jpeg"),
-        "train": ("train", "--reward", "jpeg", "--model", "stable-diffusion,pretrained=."),
+        "score": ("rewards", "score", "brightness", "--images", tmp_path / "a.png"),
+        "check": ("rewards", "check", "brightness"),
+        "bench": ("rewards", "bench", "brightness"),
+        "train": ("train", "--reward", "brightness", "--model", "stable-diffusion,pretrained=."),
     }
     done = from_sources.ddpo(*commands[verb], cwd=tmp_path)
     assert done.code == 3

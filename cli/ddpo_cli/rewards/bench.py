@@ -69,11 +69,11 @@ def bench(
     \b
     ddpo rewards bench aesthetic --model pocket --side 64 --sizes 1,8,64
     """
-    from ddpo_core.config.parts import require_torch
+    from ddpo_core.config.parts import TO_SCORE, require
 
     batches = batch_sizes(sizes)
     registry, spec = score.asked_for(reward, model, plugin or ())
-    require_torch()
+    require(*TO_SCORE)
     result, term = measured(lambda: score.built(registry, spec), batches, side, prompts)
     if as_json:
         print_json(result, term, side)

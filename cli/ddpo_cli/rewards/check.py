@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import sys
 import textwrap
@@ -16,7 +15,7 @@ import typer
 from ddpo_cli.console import emit_json, style
 from ddpo_cli.options import AsJson, JudgesOf, MadeForPrompts, PluginFiles
 from ddpo_cli.rewards import score
-from ddpo_core.errors import EnvironmentFault, UsageError
+from ddpo_core.errors import UsageError
 from ddpo_core.plugins import from_path, is_path
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def check(
         given, missing = ("--better", "--worse") if better else ("--worse", "--better")
         raise UsageError(f"{given} expects {missing} beside it, to compare with")
     installed = None if is_path(reward) else score.asked_for(reward, model, plugin or ())
-    require_torch()
+    parts.require(*parts.TO_SCORE)
     subjects = found(reward, installed, model)
     if any(subject.info and subject.info.weights for subject in subjects):
         parts.quiet_loading()  # no progress bars between the lines
@@ -115,15 +114,6 @@ def check(
         emit_json({"ok": not failed, "rewards": [described(report) for report in reports]})
     if failed:
         raise typer.Exit(1)
-
-
-def require_torch() -> None:
-    """Raise `EnvironmentFault` without torch. Libraries for models stay unimported."""
-    if importlib.util.find_spec("torch") is None:
-        raise EnvironmentFault(
-            "a reward judges tensors, and the package 'torch' is not installed",
-            hint='pip install "ddpo[train]"',
-        )
 
 
 def found(text: str, installed: tuple[Registry, str] | None, model: str | None) -> list[Subject]:

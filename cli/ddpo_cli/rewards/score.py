@@ -94,9 +94,9 @@ def asked_for(text: str, model: str | None, plugins: Sequence[Path]) -> tuple[Re
 
 def built(registry: Registry, spec: str) -> Term:
     """The reward itself."""
-    from ddpo_core.config.parts import make_term, quiet_loading, require_torch
+    from ddpo_core.config.parts import TO_SCORE, make_term, quiet_loading, require
 
-    require_torch()
+    require(*TO_SCORE)
     quiet_loading()
     return make_term(registry, spec, watched=False)
 
