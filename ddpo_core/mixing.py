@@ -1,7 +1,8 @@
 """scores → advantages, where there are several rewards: one direction from many.
 
     gdpo     standardise each reward, weight, add, standardise again (GDPO, arXiv 2601.05242): the default.
-             All have the same spread over the round before they are weighted, so weights are shares
+             All have the same spread over the round before they are weighted, so equal weights are equal
+             shares of the sum's variance; 1 beside 2 is a fifth of it (w² / Σw², if nothing correlates)
     sum      weight and add the scores as they are; the largest unit wins, and the shares say so
     pcgrad   a gradient for each reward; what contradicts another reward is taken out of it before they are
              added (PCGrad, Yu et al. 2020, arXiv 2001.06782). Costs one backward pass for each reward

@@ -238,7 +238,8 @@ def _begin(folder: RunFolder, resolved: Resolved, registry: Registry, view: View
 
 def make_header(folder: RunFolder, config: RunConfig, plugins: dict[str, Any]) -> Header:
     """What the view begins with: every reward with the distribution and version that it came from."""
-    rewards = {label: _reward_line(part) for label, part in plugins["rewards"].items()}
+    shares = _expected_shares(config, plugins["rewards"])
+    rewards = {label: _reward_line(part, shares.get(label)) for label, part in plugins["rewards"].items()}
     model = plugins["parts"]["model"]
     trained = f"LoRA of rank {config.lora_rank}" if config.lora_rank else "all weights"
     sampling = f"{config.sampler}, {config.num_steps} steps, guidance {config.guidance_scale:g}"
@@ -257,6 +258,15 @@ def _drawn_from(turn: TaskText) -> str:
     return turn.prompts or f"{len(turn.prompt)} typed"
 
 
-def _reward_line(part: dict[str, Any]) -> str:
+def _expected_shares(config: RunConfig, rewards: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Of the advantage's variance, if rewards do not correlate: w² / Σw². Empty where nobody knows before."""
+    squares = {label: part["weight"] ** 2 for label, part in rewards.items() if part["weight"]}
+    if config.mixer not in ("gdpo", "pcgrad") or len(squares) < 2 or len(tasks_of(config)) > 1:
+        return {}
+    return {label: square / sum(squares.values()) for label, square in squares.items()}
+
+
+def _reward_line(part: dict[str, Any], share: float | None) -> str:
     weight = f"weight {part['weight']:g}" if part["weight"] else "watched"
-    return f"{weight} · {part['distribution']} {part['version']}"
+    said = f" ({share:.0%} of the variance, unless rewards correlate)" if share is not None else ""
+    return f"{weight}{said} · {part['distribution']} {part['version']}"

@@ -161,6 +161,26 @@ def test_every_mixer_runs(ddpo, mixer):
     assert shares == [1, 1] if mixer == "sequential" else sum(shares) == pytest.approx(1)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("--reward", "brightness:1", "--reward", "brightness:-2,gamma=2,as=squared"),
+            ("(20% of", "(80% of"),
+        ),
+        (("--reward", "brightness:2", "--watch", "brightness,gamma=2,as=squared"), ()),
+        (("--reward", "brightness", "--reward", "brightness,gamma=2,as=squared", "--mixer", "sum"), ()),
+        (("--task", "--reward brightness", "--task", "--reward brightness,gamma=2,as=squared"), ()),
+    ],
+    ids=["1 beside -2", "one alone", "raw scores", "tasks"],
+)
+def test_a_run_begins_with_the_shares_that_weights_stand_for(ddpo, arguments, said):
+    run = ddpo("train", "--plugin", TOY_WORLD, "--model", "toy", *SMALL, "--out", "run", *arguments)
+    lines = [line for line in run.err.splitlines() if line.startswith("reward ")]
+    assert len(lines) == 2 and run.err.count("of the variance, unless rewards correlate") == len(said)
+    assert all(part in line for part, line in zip(said, lines, strict=False))
+
+
 def test_a_constraint_scores_its_reward_and_raises_its_weight(ddpo):
     rows = train(ddpo, "--reward", "brightness", "--constraint", "brightness,as=b2,gamma=2,max=0.0001")
     assert rows[0]["constraint/b2/weight"] > rows[1]["constraint/b2/weight"]  # ever more against brightness
