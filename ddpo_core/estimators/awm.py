@@ -16,7 +16,6 @@ from torch import Tensor
 from ddpo_core.denoising import Policy
 from ddpo_core.errors import UsageError
 from ddpo_core.estimators.forward import ForwardProcess, Noised
-from ddpo_core.info import Need
 from ddpo_core.losses import (
     approx_kl,
     clip_fraction,
@@ -38,7 +37,6 @@ class AdvantageWeightedMatching:
     advantage_clip  advantages are clamped to ± this before the loss
     weighting       "uniform": every timestep's loss as it is (the paper); "ghuber": noisier ones weigh
                     more and large errors less (the authors' code)
-    kl_weight       weight of ‖v_θ − v‖² from the model before training, the mean over latent elements
     forward         the fields of `ForwardProcess`
     """
 
@@ -48,7 +46,6 @@ class AdvantageWeightedMatching:
         clip_range: float = 1.0,
         advantage_clip: float = 5.0,
         weighting: Weighting = "uniform",
-        kl_weight: float = 0.0,
         **forward: Any,
     ) -> None:
         if weighting not in ("uniform", "ghuber"):
@@ -56,9 +53,8 @@ class AdvantageWeightedMatching:
         self.clip_range = clip_range
         self.advantage_clip = advantage_clip
         self.weighting = weighting
-        self.kl_weight = kl_weight
         self.forward = ForwardProcess(**forward)
-        self.needs: frozenset[Need] = frozenset({"untrained"} if kl_weight else ())
+        self.needs = self.forward.needs
 
     def updates(
         self, policy: Policy, judged: Judged, *, num_updates: int, batch_size: int
@@ -95,9 +91,4 @@ class AdvantageWeightedMatching:
             "clip_fraction": clipped.mean(),
             "effective_sample_size": effective_sample_size(log_prob - old_log_prob),
         }
-        if self.kl_weight:
-            kl = self.forward.from_untrained(policy, minibatch, noise_pred)
-            value = value + self.kl_weight * kl.mean()
-            diagnostics["kl"] = kl.detach().mean()
-        by_step = {} if minibatch.steps is None else {"clip_fraction": (minibatch.steps, clipped)}
-        return Loss(value, diagnostics, by_step)
+        return self.forward.loss(policy, minibatch, noise_pred, value, diagnostics, clip_fraction=clipped)

@@ -8,7 +8,7 @@ and kept on the host: there is no second copy of the network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,12 +17,13 @@ from torch import Tensor
 
 from ddpo_core.denoising import Policy
 from ddpo_core.errors import UsageError
+from ddpo_core.info import Need
 from ddpo_core.losses import denoising_loss
 from ddpo_core.pretraining import uniform
 from ddpo_core.processes import noised
 from ddpo_core.rollout import Noise, sample_seeds
 from ddpo_core.timesteps import TimestepChoice
-from ddpo_core.types import Conditioning, Judged, Part
+from ddpo_core.types import Conditioning, Judged, Loss, Part
 
 FORWARD = 0x5DEECE66D  # keeps these seeds apart from those that pick timesteps
 
@@ -147,6 +148,7 @@ def noised_batch(
 class ForwardProcess:
     """The options that forward-process estimators share, and what these mean.
 
+    kl_weight     weight of ‖v_θ − v‖² from the model before training, the mean over latent elements
     inner_epochs  passes over the round's samples, each with new noise
     timesteps     "schedule": steps of the sampling schedule, as the fields of `TimestepChoice` say;
                   "uniform": as many timesteps from the whole process, one from each of equally likely parts
@@ -157,11 +159,14 @@ class ForwardProcess:
     def __init__(
         self,
         *,
+        kl_weight: float = 0.0,
         inner_epochs: int = 1,
         timesteps: Timesteps = "schedule",
         guided: bool = True,
         **choice: Any,
     ) -> None:
+        self.kl_weight = kl_weight
+        self.needs: frozenset[Need] = frozenset({"untrained"} if kl_weight else ())
         self.inner_epochs = inner_epochs
         self.timesteps = timesteps
         self.guided = guided
@@ -205,6 +210,25 @@ class ForwardProcess:
         """What the network answers, [b, c, h, w]."""
         predict = policy.noise_pred if self.guided else policy.denoiser.noise_pred
         return predict(minibatch.latents, minibatch.timesteps, minibatch.conditioning)
+
+    def loss(
+        self,
+        policy: Policy,
+        minibatch: Noised,
+        noise_pred: Tensor,
+        value: Tensor,
+        diagnostics: Mapping[str, Tensor],
+        **by_step: Tensor,
+    ) -> Loss:
+        """An estimator's own `value` [] with the KL term; `by_step` is told for each timestep, [b]."""
+        if self.kl_weight:
+            kl = self.from_untrained(policy, minibatch, noise_pred).mean()
+            value = value + self.kl_weight * kl
+            diagnostics = {**diagnostics, "kl": kl.detach()}
+        steps = minibatch.steps
+        return Loss(
+            value, diagnostics, {} if steps is None else {name: (steps, of) for name, of in by_step.items()}
+        )
 
     def from_untrained(self, policy: Policy, minibatch: Noised, noise_pred: Tensor) -> Tensor:
         """‖noise_pred − the model's before training‖² [b], the mean over latent elements."""

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from ddpo_core.denoising import Policy
 from ddpo_core.estimators.forward import ForwardProcess, Noised
-from ddpo_core.info import Need
 from ddpo_core.losses import negative_aware_loss, optimality, self_normalised_error
 from ddpo_core.types import Judged, Loss
 
@@ -30,18 +29,14 @@ class NegativeAware:
 
     beta            β: the smaller, the further the optimum lies from v_old (v_old + 2/β · Δ, Eq. 6)
     advantage_clip  Z: an advantage of this much makes a sample good with certainty
-    kl_weight       weight of ‖v_θ − v‖² from the model before training, the mean over latent elements
     forward         the fields of `ForwardProcess`
     """
 
-    def __init__(
-        self, *, beta: float = 1.0, advantage_clip: float = 5.0, kl_weight: float = 0.0, **forward: Any
-    ) -> None:
+    def __init__(self, *, beta: float = 1.0, advantage_clip: float = 5.0, **forward: Any) -> None:
         self.beta = beta
         self.advantage_clip = advantage_clip
-        self.kl_weight = kl_weight
         self.forward = ForwardProcess(**forward)
-        self.needs: frozenset[Need] = frozenset({"untrained"} if kl_weight else ())
+        self.needs = self.forward.needs
 
     def updates(
         self, policy: Policy, judged: Judged, *, num_updates: int, batch_size: int
@@ -63,12 +58,7 @@ class NegativeAware:
             "negative_error": negative.detach().mean(),
             "moved": moved.mean(),
         }
-        if self.kl_weight:
-            kl = self.forward.from_untrained(policy, minibatch, noise_pred)
-            value = value + self.kl_weight * kl.mean()
-            diagnostics["kl"] = kl.detach().mean()
-        by_step = {} if minibatch.steps is None else {"moved": (minibatch.steps, moved)}
-        return Loss(value, diagnostics, by_step)
+        return self.forward.loss(policy, minibatch, noise_pred, value, diagnostics, moved=moved)
 
     def error(self, policy: Policy, minibatch: Noised, noise_pred: Tensor) -> Tensor:
         """How far x̂0 is from x0 where the network answers this, self-normalised [b]."""

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from ddpo_reward_aesthetic.head import AestheticHead
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPModel
 
 from .clip import embed_pictures
@@ -26,27 +27,6 @@ BATCH = 256
 PEAK_LR = 1e-3
 
 log = logging.getLogger(__name__)
-
-
-class AestheticHead(nn.Module):
-    """LAION's improved-aesthetic-predictor: five linear layers in a row, nothing between them but dropout."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(width, 1024),
-            nn.Dropout(0.2),
-            nn.Linear(1024, 128),
-            nn.Dropout(0.2),
-            nn.Linear(128, 64),
-            nn.Dropout(0.1),
-            nn.Linear(64, 16),
-            nn.Linear(16, 1),
-        )
-
-    def forward(self, embeddings: Tensor) -> Tensor:
-        """Grades [B] for embeddings [B, width] of length 1."""
-        return self.layers(embeddings)[:, 0]
 
 
 def train_aesthetic(data: Path, clip: Path, target: Path) -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from ddpo_pocket import world
+from ddpo_reward_aesthetic.head import AestheticHead
 from PIL import Image
 from transformers import AutoProcessor, CLIPModel, CLIPTokenizer, LlavaForConditionalGeneration
 
-from .aesthetic import AestheticHead, grade, load_head, measure_head
+from .aesthetic import grade, load_head, measure_head
 from .captioner import ANIMAL_QUESTIONS, CAPTION_QUESTIONS, COUNT_QUESTIONS, UNCLEAR, answer
 from .clip import embed_pictures, embed_texts, name_animals
 from .evaluate import Sampling, generate, load_pipeline
