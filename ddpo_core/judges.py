@@ -14,8 +14,9 @@ import importlib.util
 import os
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
     from torch import Tensor
+    from torch.nn import Module
 
 T = TypeVar("T")
 
 PATIENCE = 5.0  # seconds that the hub has to answer
+PATHLIKE = ("/", ".", "~")  # what begins so is no hub id
 
 DEVICE = Option(
     name="device",
@@ -80,6 +83,69 @@ def fetch(repo_id: str, filename: str) -> Path:
     return Path(
         cached_first(repo_id, lambda local: hf_hub_download(repo_id, filename, local_files_only=local))
     )
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """Weights that are one file, here or on the hub."""
+
+    name: str  # what an error calls it: the file, or the repository that a user can download
+    inside: str  # its path in that repository; "" for a file of this machine
+
+    def path(self) -> Path:
+        """Where it is, fetched if need be. Use it inside `loading`."""
+        return fetch(self.name, self.inside) if self.inside else Path(self.name)
+
+
+def weights_file(source: str, default: str = "") -> WeightsFile:
+    """A path, `PACKAGE:PATH`, or on the hub OWNER/NAME/FILE, or OWNER/NAME for its file `default`.
+
+    Raises `EnvironmentFault` as `locate` does.
+    """
+    located = locate(source)
+    if Path(located).exists() or located.startswith(PATHLIKE):
+        return WeightsFile(located, "")
+    parts = located.split("/")
+    return WeightsFile("/".join(parts[:2]), "/".join(parts[2:]) or default)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of one that torch saved, without running any code in it.
+
+    Use it inside `loading`. Raises `ValueError` for a file that is neither, or holds more.
+    """
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return dict(load_file(path))
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # from KeyError to pickle's, whose text advises to run the code
+        raise ValueError("not a file of tensors and nothing else") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"not tensors by name but a {type(content).__name__}")
+    tensors: dict[str, Tensor] = content.get("state_dict", content)
+    return tensors
+
+
+def fill(module: Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Put the tensors into the module. Raises `ValueError` that names the first one too many or too few."""
+    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    got = {name: tuple(value.shape) for name, value in tensors.items()}
+    if got != expected:
+        name = sorted(name for name in {*expected, *got} if expected.get(name) != got.get(name))[0]
+        raise ValueError(f"not {what}: {name} {_misfit(expected.get(name), got.get(name))}")
+    module.load_state_dict(dict(tensors))
+
+
+def _misfit(expected: tuple[int, ...] | None, got: tuple[int, ...] | None) -> str:
+    if got is None:
+        return "is missing"
+    return f"is {list(got)}, not {list(expected)}" if expected is not None else "has no place"
 
 
 def pretrained(kind: Any, source: str, **options: Any) -> Any:
@@ -133,7 +199,7 @@ def loading(reward: str, option: str, source: str) -> Iterator[None]:
                 f" {reason:.300}",
                 hint=f"`ddpo rewards show {reward}` says what {option} may be",
             ) from error
-        if "/" not in source or source.startswith(("/", ".", "~")):
+        if "/" not in source or source.startswith(PATHLIKE):
             raise EnvironmentFault(
                 f"reward '{reward}': {option}={source} is neither a path that exists nor a hub id",
                 hint=f"`ddpo rewards show {reward}` says what {option} may be",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from ddpo_core import judges
@@ -45,6 +46,57 @@ def test_a_missing_package_says_what_to_install():
 def test_a_package_without_the_file_says_so(package):
     with pytest.raises(EnvironmentFault, match=r"has no clip/other\.pth"):
         judges.locate("weights_of_mine:clip/other.pth")
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "inside"),
+    [
+        ("me/head", "me/head", "head.pth"),
+        ("me/head/v2/other.pt", "me/head", "v2/other.pt"),
+        ("/no/such/folder/head.pth", "/no/such/folder/head.pth", ""),
+        ("./head.pth", "./head.pth", ""),
+    ],
+)
+def test_a_file_of_weights_is_on_the_hub_or_a_path(source, name, inside):
+    assert judges.weights_file(source, "head.pth") == judges.WeightsFile(name, inside)
+
+
+def test_a_file_of_weights_that_is_here_needs_no_hub(package):
+    file = judges.weights_file("weights_of_mine:clip/head.pth")
+    assert file.path() == package / "clip" / "head.pth" and file.name == str(file.path())
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
+def test_tensors_are_read_from_either_format(tmp_path, name):
+    save = save_file if name.endswith("safetensors") else torch.save
+    save({"weight": torch.tensor([1.0, 2.0])}, tmp_path / name)
+    assert judges.read_tensors(tmp_path / name)["weight"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("content", [b"junk\n", b"", b"\x80\x04junk"])
+def test_what_torch_never_saved_is_no_file_of_tensors(tmp_path, content):
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(ValueError, match="not a file of tensors and nothing else"):
+        judges.read_tensors(tmp_path / "a.pth")
+
+
+def test_a_tensor_alone_is_no_file_of_tensors_by_name(tmp_path):
+    torch.save(torch.zeros(3), tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="not tensors by name but a Tensor"):
+        judges.read_tensors(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "reason"),
+    [
+        ({"weight": torch.zeros(1, 3), "bias": torch.zeros(1)}, r"weight is \[1, 3\], not \[1, 2\]"),
+        ({"weight": torch.zeros(1, 2)}, "bias is missing"),
+        ({"weight": torch.zeros(1, 2), "bias": torch.zeros(1), "c": torch.zeros(1)}, "c has no place"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_told_by_name(tensors, reason):
+    with pytest.raises(ValueError, match=f"not a line: {reason}"):
+        judges.fill(nn.Linear(2, 1), tensors, "a line")
 
 
 @pytest.mark.parametrize(

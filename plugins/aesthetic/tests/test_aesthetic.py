@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 import torch
 from ddpo_reward_aesthetic import HEAD, HEAD_SHA256, ddpo_rewards
-from ddpo_reward_aesthetic import head as heads
 from ddpo_reward_aesthetic.head import AestheticHead, head_of, load_head
 from ddpo_reward_aesthetic.reward import Aesthetic
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPImageProcessor, CLIPModel
 
-from ddpo_core import EnvironmentFault, Prompt, UsageError
+from ddpo_core import EnvironmentFault, Prompt, UsageError, judges
 from ddpo_core.testing import check_reward, example_images, example_prompts
 
 INFO = next(iter(ddpo_rewards()))
@@ -70,7 +69,7 @@ def test_laions_own_weights_are_one_affine_map():
     torch.manual_seed(4)
     embeds = torch.nn.functional.normalize(torch.randn(200, 768), dim=1)
     assert torch.allclose(head(embeds), (embeds.double() @ weight + bias).float(), atol=1e-5)
-    assert heads.sha256(LAION) == HEAD_SHA256
+    assert judges.sha256(LAION) == HEAD_SHA256
 
 
 def test_a_pth_file_and_a_safetensors_file_hold_the_same_head(head, head_file, tmp_path):
@@ -240,7 +239,7 @@ def test_a_file_with_other_layers_is_refused():
 
 
 def test_a_head_that_is_not_the_file_it_should_be_is_refused(monkeypatch, head_file):
-    monkeypatch.setattr(heads, "_file", lambda *_: head_file)
+    monkeypatch.setattr(judges, "fetch", lambda repo_id, filename: head_file)
     with pytest.raises(EnvironmentFault, match=r"should be LAION's head, sha256 21dd590f3ccd…, got"):
         load_head(HEAD)
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpo_core.errors import EnvironmentFault
-from ddpo_core.judges import fetch, loading, locate, sha256
+from ddpo_core.judges import fill, loading, read_tensors, sha256, weights_file
 from ddpo_reward_aesthetic import HEAD, HEAD_FILE, HEAD_SHA256
 
 
@@ -55,10 +54,9 @@ def load_head(source: str) -> AestheticHead:
 
     Raises `EnvironmentFault` where it is not there, holds other layers, or LAION's checksum differs.
     """
-    source = locate(source)
-    repo_id, filename = _in_hub(source)
-    with loading("aesthetic", "head", source if Path(source).exists() else repo_id):
-        path = _file(source, repo_id, filename)
+    file = weights_file(source, HEAD_FILE)
+    with loading("aesthetic", "head", file.name):
+        path = file.path()
         if source == HEAD:
             _check_sha256(path)
         return head_of(read_tensors(path))
@@ -68,36 +66,8 @@ def head_of(tensors: Mapping[str, Tensor]) -> AestheticHead:
     """A head of these weights; its embedding width is the first layer's. Raises `ValueError` for others."""
     first = tensors.get("layers.0.weight")
     head = AestheticHead(first.shape[1] if first is not None and first.ndim == 2 else 768)
-    expected = {name: tuple(value.shape) for name, value in head.state_dict().items()}
-    got = {name: tuple(value.shape) for name, value in tensors.items()}
-    if got != expected:
-        differing = sorted({*expected.items()} ^ {*got.items()})
-        raise ValueError(f"not LAION's five layers (layers.0, 2, 4, 6, 7); {differing[0]} differs")
-    head.load_state_dict({name: value.float() for name, value in tensors.items()})
+    fill(head, tensors, "LAION's five layers (layers.0, 2, 4, 6, 7)")
     return head.eval().requires_grad_(False)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a .pth file without running any code in it."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    try:
-        tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # its text advises to run the code
-        raise ValueError("not a file of tensors and nothing else") from error
-    return tensors
-
-
-def _in_hub(source: str) -> tuple[str, str]:
-    """OWNER/NAME/FILE as repository and file."""
-    parts = source.split("/")
-    return "/".join(parts[:2]), "/".join(parts[2:]) or HEAD_FILE
-
-
-def _file(source: str, repo_id: str, filename: str) -> Path:
-    return Path(source) if Path(source).exists() else fetch(repo_id, filename)
 
 
 def _check_sha256(path: Path) -> None:

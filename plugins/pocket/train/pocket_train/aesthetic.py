@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from ddpo_reward_aesthetic.head import AestheticHead
+from ddpo_reward_aesthetic.head import AestheticHead, head_of
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPModel
@@ -46,10 +46,7 @@ def train_aesthetic(data: Path, clip: Path, target: Path) -> None:
 
 def load_head(path: Path) -> AestheticHead:
     """The shipped head in float32."""
-    weights = {name: tensor.float() for name, tensor in load_file(path).items()}
-    head = AestheticHead(weights["layers.0.weight"].shape[1])
-    head.load_state_dict(weights)
-    return head.eval()
+    return head_of(load_file(path))
 
 
 def fit_head(embeddings: Tensor, grades: Tensor) -> AestheticHead:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
-from ddpo_reward_preference.checkpoint import fill
+from ddpo_core.judges import fill
 
 HEAD_WIDTH = 64
 MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the raw score over the authors' pictures

@@ -16,10 +16,9 @@ from torch.nn import functional
 from torchvision.transforms.functional import to_tensor
 
 from ddpo_core import UsageError
-from ddpo_core.judges import loading, locate, shared
+from ddpo_core.judges import fill, loading, locate, read_tensors, shared, weights_file
 from ddpo_core.pixels import Pixels
 from ddpo_reward_preference import HPSV2, HPSV2_FILES
-from ddpo_reward_preference.checkpoint import fill, named, read_file
 from ddpo_reward_preference.judge import PairJudge, each_once
 
 
@@ -77,8 +76,9 @@ class HpsV2(PairJudge):
 def _load(architecture: str, source: str) -> Any:
     """The towers of that architecture with the checkpoint's weights, in float32 on the CPU."""
     config = _config(architecture)
-    with loading("hpsv2", "checkpoint", named(source)):
-        tensors = read_file(source)  # first: drawing a billion weights only to replace them takes a minute
+    file = weights_file(source)
+    with loading("hpsv2", "checkpoint", file.name):
+        tensors = read_tensors(file.path())  # first: drawing a billion weights to replace them takes a minute
         model = open_clip.CLIP(**config)
         fill(model, tensors, f"HPSv2 of {architecture}")
     return model.eval().requires_grad_(False)

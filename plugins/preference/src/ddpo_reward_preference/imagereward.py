@@ -10,11 +10,10 @@ from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
-from ddpo_core.judges import cached_first, loading, locate, shared
+from ddpo_core.judges import cached_first, loading, locate, read_tensors, shared, weights_file
 from ddpo_core.pixels import CLIP_MEAN, CLIP_STD, Pixels
 from ddpo_reward_preference import IMAGEREWARD, IMAGEREWARD_FILE, TOKENIZER
 from ddpo_reward_preference.blip import network_of
-from ddpo_reward_preference.checkpoint import named, read_file
 from ddpo_reward_preference.clip import overlong
 from ddpo_reward_preference.judge import PairJudge
 
@@ -38,10 +37,11 @@ class ImageReward(PairJudge):
         folder = locate(tokenizer)
         with loading("imagereward", "tokenizer", folder):
             self.tokenizer = cached_first(folder, lambda local: _load_tokenizer(folder, local))
-        with loading("imagereward", "checkpoint", named(checkpoint)):
+        file = weights_file(checkpoint)
+        with loading("imagereward", "checkpoint", file.name):
             self.network = shared(
                 ("imagereward", checkpoint, str(self.device), str(self.dtype)),
-                lambda: network_of(read_file(checkpoint)).to(self.device, self.dtype),
+                lambda: network_of(read_tensors(file.path())).to(self.device, self.dtype),
             )
         side = self.network.vision.config.image_size
         self.read_tensor = Pixels(side, (side, side))
