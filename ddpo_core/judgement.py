@@ -11,7 +11,7 @@ import numpy as np
 from ddpo_core.advantages import Normaliser
 from ddpo_core.constraints import Multipliers
 from ddpo_core.mixing import Mixed, correlations
-from ddpo_core.rewards import settled
+from ddpo_core.rewards import groups_of, settled
 from ddpo_core.sharing import Sharing
 from ddpo_core.tasks import Task
 from ddpo_core.types import Prompt, Scores
@@ -26,6 +26,26 @@ class Judgement:
     values: Mapping[str, np.ndarray]  # label → [N], failures settled: NaN where a sample was dropped
     weights: Mapping[str, float]  # label → weight in force
     metrics: Mapping[str, float]
+
+
+def standard_error(values: np.ndarray, group_size: int) -> float:
+    """Of the mean of values [N], `group_size` in a row for one prompt: what was drawn at random are prompts.
+
+        SE² = G / (G − 1) · Σ_g (Σ_{i ∈ g} (x_i − x̄))² / n²    over G groups with n values in all
+
+    (clustered; with one image to a group it is s² / n). One group says nothing of other prompts: s² / n then.
+    Values that are not finite are left out. NaN where fewer than two are left.
+    """
+    finite = np.isfinite(values)
+    count = int(finite.sum())
+    if count < 2:
+        return math.nan
+    deviations = np.where(finite, values - values[finite].mean(), 0.0)
+    groups = [group for group in groups_of(len(values), group_size) if finite[group].any()]
+    if len(groups) == 1:
+        groups = [[row] for row in np.flatnonzero(finite).tolist()]
+    squares = sum(float(deviations[group].sum()) ** 2 for group in groups)
+    return math.sqrt(len(groups) / (len(groups) - 1) * squares) / count
 
 
 class Judge:
@@ -70,15 +90,15 @@ class Judge:
 
     def report(self, task: Task, label: str, values: np.ndarray, score: Scores) -> dict[str, float]:
         """A reward's mean and standard error in its own unit, and how often it failed."""
-        reported = values
+        reported, group_size = values, task.prompts.group_size
         if score.levels is not None:  # one number for each set of images that were judged together
-            levels = np.array(self.sharing.interleave(task.prompts.group_size, list(score.levels)))
-            reported = levels[:: task.prompts.group_size]
+            levels = np.array(self.sharing.interleave(group_size, list(score.levels)))
+            reported, group_size = levels[::group_size], 1
         finite = reported[np.isfinite(reported)]
         spread = finite.std(ddof=1) if len(finite) > 1 else math.nan
         return {
             f"reward/{label}/mean": float(finite.mean()) if len(finite) else math.nan,
-            f"reward/{label}/stderr": float(spread / math.sqrt(max(1, len(finite)))),
+            f"reward/{label}/stderr": standard_error(reported, group_size),
             f"reward/{label}/std": float(spread),
             f"reward/{label}/failures": sum(self.sharing.gather([score.failures])),
             f"reward/{label}/retries": sum(self.sharing.gather([score.retries])),
